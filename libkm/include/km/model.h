@@ -1,0 +1,122 @@
+/* km/model.h: a language model held for exact measurement: configuration, weights, forward pass.
+ *
+ * Letters: T tokens of a tree, D model width, H heads, K KV heads, Dh head width, F feed-forward
+ * width, L layers, V vocabulary. Activations are float32. A km_model is immutable and may be shared
+ * between threads; calls on one context take turns.
+ */
+#ifndef KM_MODEL_H
+#define KM_MODEL_H
+
+#include "km/ctx.h"
+#include "km/text.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct km_model km_model;
+
+typedef enum km_activation { KM_ACT_SILU = 0, KM_ACT_GELU_TANH } km_activation;
+/* Which two elements of a head a rotary angle turns: (2i, 2i+1) as GGUF's llama files are permuted
+ * to, or (i, i + Dh/2) as Hugging Face writes. */
+typedef enum km_rope_pairs { KM_ROPE_INTERLEAVED = 0, KM_ROPE_HALVES } km_rope_pairs;
+
+typedef struct km_config {
+    char arch[32]; /* "llama", "gemma3" */
+    char name[128];
+    int32_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ffn, vocab_size, context_length;
+    double norm_eps;
+    float norm_offset; /* added to every RMSNorm weight: 1 for Gemma from Hugging Face, else 0 */
+    km_activation activation;
+    bool qk_norm;       /* RMSNorm over each head of q and k before the rotary embedding */
+    bool post_norms;    /* Gemma: RMSNorm on attention and MLP outputs before the residual add */
+    bool tied_embeddings;
+    float embed_scale;  /* 1, or sqrt(D) for Gemma */
+    float attn_scale;   /* multiplies q.k; 1/sqrt(Dh) unless the file says otherwise */
+    km_rope_pairs rope_pairs;
+    double rope_base;         /* of layers that see everything */
+    double rope_base_local;   /* of sliding-window layers; equal to rope_base without windows */
+    double rope_linear_scale; /* positions of full layers are divided by this; 1: none */
+    int32_t sliding_window;   /* 0: none; a token sees itself and window-1 tokens before it */
+    int32_t sliding_pattern;  /* every sliding_pattern-th layer is full, the others windowed */
+} km_config;
+
+typedef struct km_model_options {
+    int64_t max_bytes; /* refuse to load when the estimate is larger; 0: what is available */
+} km_model_options;
+#define KM_MODEL_OPTIONS_INIT {0}
+
+/* Load a .gguf file or a Hugging Face folder. Errors name the file and the tensor, key or field. */
+KM_API KM_NODISCARD km_status km_model_load(km_model **out, km_ctx *ctx, const char *path,
+                                            const km_model_options *options, km_error *err);
+/* A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1 (0 where
+ * norm_offset is 1); the control every recall figure stands beside (docs/decisions). */
+KM_API KM_NODISCARD km_status km_model_random_like(km_model **out, const km_model *model,
+                                                   uint64_t seed, km_error *err);
+KM_API km_model *km_model_ref(km_model *model);
+KM_API void km_model_free(km_model *model); /* drops one reference */
+
+KM_API const km_config *km_model_config(const km_model *model);
+KM_API const km_tokenizer *km_model_tokenizer(const km_model *model);
+KM_API km_ctx *km_model_ctx(const km_model *model);
+KM_API const char *km_model_path(const km_model *model);
+KM_API int64_t km_model_parameters(const km_model *model); /* number of weights */
+KM_API const char *km_model_precision(const km_model *model); /* commonest matrix type: "Q4_1" */
+/* SHA-256 (hex, 65 bytes with NUL) over the sorted configuration and each tensor's name, type,
+ * shape and bytes. Computed in parallel on first need, then remembered by the model. */
+KM_API KM_NODISCARD km_status km_model_fingerprint(char out[65], const km_model *model,
+                                                   km_error *err);
+
+/* ---- forward pass over a tree of tokens ---- */
+
+/* A packed forest. parent[i] < i, or -1 for the first token of a sequence. A token attends to
+ * itself and its ancestors; its position is its depth (roots at 0). */
+typedef struct km_tree {
+    const int32_t *ids;    /* (n) */
+    const int64_t *parent; /* (n) */
+    int64_t n;
+} km_tree;
+
+/* Sees one row of unnormalised logits (V float32); called on worker threads, once for each wanted
+ * (row, layer), in no promised order; must not keep `logits`. layer is L for the model's output and
+ * l in [0, L) for the logit lens after block l (final norm and unembedding applied to resid_post).
+ * `index` is the position in the request's rows (or lens_rows). */
+typedef km_status (*km_logits_fn)(void *payload, int64_t index, int32_t layer, const float *logits,
+                                  int64_t vocab, km_error *err);
+
+typedef struct km_forward_request {
+    km_tree tree;
+    const int64_t *rows; /* nodes whose output logits are wanted */
+    int64_t n_rows;
+    const int64_t *lens_rows; /* nodes whose logit lens of every layer 0..L-1 is wanted */
+    int64_t n_lens_rows;
+    km_logits_fn on_logits;
+    void *payload;
+} km_forward_request;
+
+/* Run the model once over the tree. Same bits for any thread count. Errors: KM_EINVAL, KM_ERANGE
+ * (id or context length), KM_ENOMEM, KM_ENUMERIC (non-finite logits, with layer), KM_ECANCELLED. */
+KM_API KM_NODISCARD km_status km_model_forward(const km_model *model,
+                                               const km_forward_request *request, km_error *err);
+
+/* log p(ids[t] | ids[<t]) in nats for t = 1..n-1 into out (n-1). */
+KM_API KM_NODISCARD km_status km_model_logprobs_into(float *out, const km_model *model,
+                                                     const int32_t *ids, int64_t n, km_error *err);
+/* log p(. | ids) in nats, (V). */
+KM_API KM_NODISCARD km_status km_model_next_logprobs_into(float *out, const km_model *model,
+                                                          const int32_t *ids, int64_t n,
+                                                          km_error *err);
+
+/* ---- reductions over one row of logits, deterministic per CPU variant; x is (n) ---- */
+
+KM_API double km_logits_logsumexp(const km_model *model, const float *x, int64_t n);
+/* Number of entries strictly larger than x[index]. */
+KM_API int64_t km_logits_rank(const float *x, int64_t n, int64_t index);
+/* Lowest index of the largest entry. */
+KM_API int64_t km_logits_argmax(const float *x, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
