@@ -1,8 +1,9 @@
 /* km/table.h: typed columns with names, units and nulls; what every measure returns.
  *
  * A table owns its columns. Text is UTF-8. Tables leave the process through the Arrow C data
- * interface (km_table_export_stream) without copying. A table is used by one thread at a time while
- * it is built and may be read by many once it is finished.
+ * interface (km_table_export_stream): numbers are shared, texts packed. A table is used by one
+ * thread at a time while it is built and may be read by many once it is finished; while an export
+ * of it lives, changing it is refused with KM_ESTATE.
  */
 #ifndef KM_TABLE_H
 #define KM_TABLE_H

@@ -1,0 +1,21 @@
+/* json.c: a guarded door to jansson. */
+#include "base/json.h"
+
+km_status km_json_parse(json_t **out, const char *text, size_t n, km_error *err) {
+    if (n > KM_JSON_MAX_BYTES) {
+        return KM_SET(err, KM_ERANGE, "JSON text of %zu bytes; at most %zu are read", n,
+                      KM_JSON_MAX_BYTES);
+    }
+    json_error_t reason;
+    json_t *root =
+        json_loadb(n > 0 ? text : "", n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &reason);
+    if (root != NULL) {
+        *out = root;
+        return KM_OK;
+    }
+    if (json_error_code(&reason) == json_error_out_of_memory) {
+        return KM_SET(err, KM_ENOMEM, "no memory while reading JSON of %zu bytes", n);
+    }
+    return KM_SET(err, KM_EFORMAT, "JSON line %d, column %d (byte %d): %s", reason.line,
+                  reason.column, reason.position, reason.text);
+}
