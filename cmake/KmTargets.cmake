@@ -45,3 +45,40 @@ function(km_compile target)
     target_link_options(${target} PRIVATE --coverage)
   endif()
 endfunction()
+
+# km_add_part(name SOURCES files... LIBS libs... EXPORTS patterns...): a part over libkm's base (kb, viz) as the static library km_<name>
+# for our own modules and tests, and as the installed shared library km_<name> for C users.
+function(km_add_part name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;EXPORTS" ${ARGN})
+  add_library(km_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(km_${name} PUBLIC km_static)
+  add_library(km_${name}_shared SHARED ${ARG_SOURCES} $<TARGET_OBJECTS:km_base>)
+  target_link_libraries(km_${name}_shared PUBLIC km PRIVATE PkgConfig::OPENBLAS PkgConfig::JANSSON
+                                                 Threads::Threads m)
+  set_target_properties(km_${name}_shared PROPERTIES OUTPUT_NAME km_${name}
+                        VERSION ${PROJECT_VERSION} SOVERSION 0)
+  list(JOIN ARG_EXPORTS "; " exports)
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/${name}.map
+       "KM_0 {\n    global: ${exports};\n    local: *;\n};\n")
+  target_link_options(km_${name}_shared PRIVATE
+                      -Wl,--version-script=${CMAKE_CURRENT_BINARY_DIR}/${name}.map)
+  foreach(target km_${name} km_${name}_shared)
+    target_include_directories(${target}
+      PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
+             $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+      PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/libkm)
+    target_link_libraries(${target} PRIVATE ${ARG_LIBS})
+    km_compile(${target})
+  endforeach()
+  install(TARGETS km_${name}_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(DIRECTORY include/km DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+endfunction()
+
+# km_install_pc(name description requires): a pkg-config file for the shared library <name>.
+function(km_install_pc KM_PC_NAME KM_PC_DESCRIPTION KM_PC_REQUIRES)
+  string(REPLACE "-" "_" KM_PC_LIB ${KM_PC_NAME})
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/km.pc.in ${CMAKE_CURRENT_BINARY_DIR}/${KM_PC_NAME}.pc
+                 @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${KM_PC_NAME}.pc
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endfunction()
