@@ -4,8 +4,10 @@
 
 #include "km/error.h"
 
-/* Set *err and give the code: `return KM_SET(err, KM_EINVAL, "...")`. */
-#define KM_SET(err, code, ...) km_error_set((err), (code), __FILE__, __func__, __LINE__, __VA_ARGS__)
+/* Set *err and give the code: `return KM_SET(err, KM_EINVAL, "...")`. The code is repeated so that
+ * the compiler sees that the failing path is taken and outputs need not be initialised. */
+#define KM_SET(err, code, ...)                                                                     \
+    ((void)km_error_set((err), (code), __FILE__, __func__, __LINE__, __VA_ARGS__), (code))
 
 /* Return the failing status: only before anything is owned. */
 #define KM_TRY(expr)                                                                               \

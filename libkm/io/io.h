@@ -25,7 +25,11 @@ typedef struct km_map {
     size_t size;
     int fd;
 } km_map;
+/* Regular files only, without ever waiting for a FIFO. KM_ENOTFOUND (os_errno set), KM_EINVAL for a
+ * folder or device, KM_EIO; messages begin with the path. An empty file has size 0. */
 KM_NODISCARD km_status km_map_open(km_map *out, const char *path, km_error *err);
+/* KM_EFORMAT when the file has become shorter than the map: call before a pass over its data. */
+KM_NODISCARD km_status km_map_check(const km_map *map, km_error *err);
 void km_map_close(km_map *map);
 
 /* ---- GGUF v2/v3 ---- */
@@ -81,6 +85,8 @@ typedef struct km_container km_container;
 KM_NODISCARD km_status km_container_open(km_container **out, km_ctx *ctx, const char *path,
                                          km_error *err);
 void km_container_close(km_container *container);
+/* km_map_check on every mapped file; the error names the file. */
+KM_NODISCARD km_status km_container_check(const km_container *container, km_error *err);
 const char *km_container_path(const km_container *container);
 /* NULL for a Hugging Face folder. */
 const km_gguf *km_container_gguf(const km_container *container);
