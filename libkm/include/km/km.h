@@ -1,0 +1,13 @@
+/* km/km.h: everything libkm offers. The knowledge base and the pictures are separate libraries:
+ * km/kb.h (pkg-config km-kb) and km/viz.h (pkg-config km-viz). */
+#ifndef KM_KM_H
+#define KM_KM_H
+
+#include "km/ctx.h"
+#include "km/error.h"
+#include "km/memorization.h"
+#include "km/model.h"
+#include "km/table.h"
+#include "km/text.h"
+
+#endif
