@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 Function = ast.FunctionDef
-RECEIVERS = {"staticmethod": "", "classmethod": "$type, /"}
+RECEIVERS = {"staticmethod": "", "classmethod": "$type"}
 
 
 def c_string(text: str) -> str:
@@ -46,18 +46,13 @@ def parameters(node: Function, skip: int) -> tuple[list[ast.arg], list[ast.expr 
 def signature_text(node: Function, skip: int, receiver: str) -> str:
     """The parameter list without annotations, as inspect.signature expects it."""
     names, defaults, only, positional = parameters(node, skip)
-    parts = [receiver] if receiver else []
-    for i, (arg, default) in enumerate(zip(names, defaults, strict=True)):
-        if i == positional:
-            parts.append("*")
-        parts.append(arg.arg + (f"={ast.unparse(default)}" if default else ""))
-        if i == only - 1 and "/" not in receiver:
-            parts.append("/")
-    if only:
-        parts = ["$self" if p == "$self, /" else p for p in parts]
-        if receiver:
-            parts.insert(only + 1, "/")
-    return ", ".join(parts)
+    shown = [
+        arg.arg + (f"={ast.unparse(default)}" if default else "")
+        for arg, default in zip(names, defaults, strict=True)
+    ]
+    before = [receiver, *shown[:only]] if receiver else shown[:only]
+    keyword_only = ["*", *shown[positional:]] if positional < len(shown) else []
+    return ", ".join([*before, *(["/"] if before else []), *shown[only:positional], *keyword_only])
 
 
 def emit_signature(key: str, shown: str, node: Function, skip: int) -> str:
@@ -81,9 +76,9 @@ def emit_function(prefix: str, node: Function) -> str:
     if "property" in marks:
         return f"#define KM_DOC_{key} \\\n    {c_string(doc)}\n"
     shown = f"{prefix}.{node.name}" if prefix else node.name
-    receiver = next((RECEIVERS[m] for m in marks if m in RECEIVERS), "$self, /")
+    receiver = next((RECEIVERS[m] for m in marks if m in RECEIVERS), "$self")
     skip = 1 if prefix and receiver else 0
-    text = signature_text(node, skip, receiver if prefix else "$module, /")
+    text = signature_text(node, skip, receiver if prefix else "$module")
     full = f"{node.name}({text})\n--\n\n{doc}"
     return f"#define KM_DOC_{key} \\\n    {c_string(full)}\n" + emit_signature(
         key, shown, node, skip

@@ -1,0 +1,130 @@
+# The extension module _km: types, defaults and docstrings. The C sources take their docstrings and
+# parameter lists from this file (tools/gen_docs.py); stubtest proves that both agree.
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, final
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer as Buffer
+else:
+    from typing import Any as Buffer
+
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# ---- errors ----
+
+class Error(RuntimeError):
+    status: str
+    where: str | None
+
+class ArgumentError(Error, ValueError): ...
+class ShapeError(Error, ValueError): ...
+class FormatError(Error, ValueError): ...
+class UnsupportedError(Error): ...
+class NotFoundError(Error, KeyError): ...
+class NumericError(Error): ...
+class BusyError(Error): ...
+class CancelledError(Error): ...
+
+# ---- the library ----
+
+def version() -> str:
+    """Version of libkm, such as "0.1.0"."""
+
+def memory_available() -> int:
+    """Bytes this process may still allocate: the smaller of MemAvailable and the cgroup's rest."""
+
+# ---- arrays and tables ----
+
+@final
+class Array:
+    """Numbers made by km, readable and writable through the buffer protocol.
+
+    `numpy.asarray(array)` shares the memory.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+    @property
+    def dtype(self) -> str:
+        """Element type as numpy names it, such as "float32"."""
+    def tolist(self) -> list[Any]:
+        """The elements as (nested) lists of Python numbers."""
+    def __len__(self) -> int: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Table:
+    """Typed columns with names, units and nulls.
+
+    Parameters
+    ----------
+    specs : sequence of (name, type, unit, description)
+        type is "int64", "double", "bool" or "text"; names are unique.
+    columns : sequence of sequences
+        One sequence a spec, all of the same length; None is null.
+    """
+
+    def __new__(
+        cls, specs: Sequence[Sequence[str]], columns: Sequence[Sequence[object]]
+    ) -> Table: ...
+    @property
+    def specs(self) -> list[tuple[str, str, str, str]]:
+        """(name, type, unit, description) of each column."""
+    def append(self, other: Table) -> None:
+        """Append all rows of a table with the same columns.
+
+        Raises
+        ------
+        ArgumentError
+            The columns differ.
+        BusyError
+            The table has been exported to Arrow and can no longer change.
+        """
+    def cells(self, column: int | str, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Cells start..stop-1 of a column as Python objects, None where null."""
+    def values(self, column: int | str) -> Array:
+        """A column of numbers as int64, float64 or bool; nulls are 0, NaN and False."""
+    def nulls(self, column: int | str) -> Array:
+        """For each row whether the column's cell is null (bool)."""
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table as an Arrow C stream of one batch, in a PyCapsule."""
+    def __len__(self) -> int: ...
+
+# ---- models ----
+
+@final
+class Context:
+    """Threads, CPU variant and memory of the work done with it.
+
+    Parameters
+    ----------
+    threads : int
+        0: the CPUs this process may use (environment variable KM_THREADS overrides). Results do
+        not depend on it.
+    cpu : {"v1", "v3", "v4"}, optional
+        Instruction set; None: KM_CPU, or the best this machine runs.
+
+    Raises
+    ------
+    UnsupportedError
+        This machine cannot run the CPU variant.
+    """
+
+    def __new__(
+        cls, threads: int = 0, cpu: Literal["v1", "v3", "v4"] | str | None = None
+    ) -> Context: ...
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+    @property
+    def cpu(self) -> str:
+        """Instruction set in use: "v1", "v3" (AVX2, FMA) or "v4" (AVX-512)."""
+    @property
+    def blas_core(self) -> str:
+        """OpenBLAS's core type, such as "Zen"."""
+    def cancel(self) -> None:
+        """Stop the work running in this context with CancelledError; safe from any thread."""

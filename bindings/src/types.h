@@ -1,0 +1,25 @@
+/* types.h: the heap types of _km and how C gets at what their instances hold. */
+#ifndef KM_PY_TYPES_H
+#define KM_PY_TYPES_H
+
+#include "km/model.h"
+#include "km/table.h"
+#include "state.h"
+
+extern PyType_Spec km_py_array_spec, km_py_table_spec, km_py_context_spec;
+
+/* Functions of the module: one table a wrapper file, ended by a row of zeros. */
+extern PyMethodDef km_py_core_methods[];
+
+/* Wrap a table; takes ownership of it, also on failure. */
+PyObject *km_py_table_wrap(km_state *state, km_table *table);
+/* What an instance holds; borrowed. The argument must be of that type (km_arg_instance). */
+km_table *km_py_table_get(PyObject *object);
+km_ctx *km_py_context_get(PyObject *object);
+km_model *km_py_model_get(PyObject *object);
+
+/* The context of work that belongs to no model, such as tables built from Python; borrowed,
+ * NULL with an exception set. */
+km_ctx *km_py_default_ctx(km_state *state);
+
+#endif
