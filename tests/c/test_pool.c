@@ -232,6 +232,9 @@ static int child_work(km_ctx *ctx) {
 
 static void test_fork(void **state) {
     (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* ThreadSanitizer cannot follow threads started after fork() */
+#endif
     km_ctx *ctx = km_test_ctx(3);
     km_error err = KM_ERROR_INIT;
     cover c = {.n_workers = 3, .grain = 1};

@@ -51,7 +51,8 @@ KM_API const char *km_ctx_cpu(const km_ctx *ctx);
 /* OpenBLAS's own core type, such as "Zen" or "SkylakeX". */
 KM_API const char *km_ctx_blas_core(const km_ctx *ctx);
 
-/* Ask running work in this context to stop with KM_ECANCELLED; cleared when the next work starts. */
+/* Ask running work in this context to stop. The call that stops reports KM_ECANCELLED, which clears
+ * the wish; so does the start of the next work that ticks. */
 KM_API void km_ctx_cancel(km_ctx *ctx);
 
 /* Bytes the process may still allocate: the smaller of MemAvailable and the cgroup's rest. */
