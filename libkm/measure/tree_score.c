@@ -1,0 +1,359 @@
+/* Score continuations through a forest of tokens.
+ *
+ * A pass holds nodes (tokens), rows (nodes whose output distribution is wanted) and wants (one a
+ * token asked of a row). Each row of logits is seen once, by one worker, which fills that row's
+ * wants and nothing else; sums over an answer are taken afterwards in token order. So neither the
+ * number of threads nor the order of rows can change a bit. */
+#include "tree_score.h"
+
+#include <string.h>
+
+#define NONE (-1)
+
+typedef struct tree_node {
+    int64_t child, sibling; /* first child, next child of the same parent */
+    int64_t row, lens;      /* index among wanted rows, among lens rows */
+} tree_node;
+
+/* One token asked of one row; token NONE asks only for the argmax. */
+typedef struct tree_want {
+    int64_t next; /* next want of the same row */
+    int64_t item;
+    int64_t position; /* in the answer */
+    int32_t token;
+    int32_t argmax;
+    double logp;
+} tree_want;
+
+typedef struct tree_item {
+    int64_t first_want; /* its wants are consecutive */
+    int64_t lens_next;  /* next item on the same lens row */
+    int64_t lens_flags; /* where its n_layers + 1 flags start, NONE without lens */
+} tree_item;
+
+enum { FLAG_LEADS = 1, FLAG_ARGMAX = 2 };
+
+typedef struct growing {
+    void *items;
+    int64_t n, capacity;
+} growing;
+
+typedef struct token_forest {
+    const km__engine *engine;
+    km__continuation *continuations; /* those of this pass */
+    int64_t root;                    /* first root, the others are its siblings */
+    growing ids, parents, nodes;     /* int32_t, int64_t, tree_node: one a node */
+    growing rows, row_wants;         /* int64_t: node, first want */
+    growing lens_rows, lens_items;   /* int64_t: node, first item */
+    growing wants, items;            /* tree_want, tree_item */
+    growing flags;                   /* unsigned char */
+} token_forest;
+
+static km_status grow(void **slot, growing *list, int64_t extra, size_t size, km_ctx *ctx,
+                      km_error *err) {
+    if (list->n + extra > list->capacity) {
+        int64_t capacity =
+            list->capacity * 2 > list->n + extra ? list->capacity * 2 : list->n + extra + 64;
+        size_t bytes;
+        if (!km_size_mul(&bytes, (size_t)capacity, size)) {
+            return KM_SET(err, KM_ENOMEM, "a token tree of %lld entries", (long long)capacity);
+        }
+        KM_TRY(km_realloc(&list->items, ctx, bytes, err));
+        list->capacity = capacity;
+    }
+    *slot = (char *)list->items + (size_t)list->n * size;
+    list->n += extra;
+    return KM_OK;
+}
+
+static km_status push_int64(growing *list, int64_t value, km_ctx *ctx, km_error *err) {
+    void *slot;
+    KM_TRY(grow(&slot, list, 1, sizeof value, ctx, err));
+    *(int64_t *)slot = value;
+    return KM_OK;
+}
+
+static tree_node *node_at(const token_forest *f, int64_t node) {
+    return (tree_node *)f->nodes.items + node;
+}
+
+static tree_want *want_at(const token_forest *f, int64_t want) {
+    return (tree_want *)f->wants.items + want;
+}
+
+static tree_item *item_at(const token_forest *f, int64_t item) {
+    return (tree_item *)f->items.items + item;
+}
+
+static int64_t int64_at(const growing *list, int64_t index) {
+    return ((const int64_t *)list->items)[index];
+}
+
+/* The child of `parent` (NONE: a root) that holds `id`, NONE when there is none. */
+static int64_t find_child(const token_forest *f, int64_t parent, int32_t id) {
+    int64_t node = parent == NONE ? f->root : node_at(f, parent)->child;
+    while (node != NONE && ((const int32_t *)f->ids.items)[node] != id) {
+        node = node_at(f, node)->sibling;
+    }
+    return node;
+}
+
+static km_status add_child(int64_t *out, token_forest *f, int64_t parent, int32_t id,
+                           km_error *err) {
+    km_ctx *ctx = f->engine->ctx;
+    void *slot;
+    int64_t node = f->nodes.n;
+    KM_TRY(grow(&slot, &f->ids, 1, sizeof(int32_t), ctx, err));
+    *(int32_t *)slot = id;
+    KM_TRY(push_int64(&f->parents, parent, ctx, err));
+    KM_TRY(grow(&slot, &f->nodes, 1, sizeof(tree_node), ctx, err));
+    int64_t *first = parent == NONE ? &f->root : &node_at(f, parent)->child;
+    *(tree_node *)slot = (tree_node){NONE, *first, NONE, NONE};
+    *first = node;
+    *out = node;
+    return KM_OK;
+}
+
+/* Token `i` of the computed part: the prompt and all answer tokens but the last, and that one too
+ * when the token after the answer is wanted. */
+static int64_t computed_length(const km__continuation *c) {
+    return c->n_prompt + c->n_answer - (c->want_greedy ? 0 : 1);
+}
+
+static int32_t token_at(const km__continuation *c, int64_t i) {
+    return i < c->n_prompt ? c->prompt[i] : c->answer[i - c->n_prompt];
+}
+
+/* Nodes the forest would gain. */
+static int64_t count_new(const token_forest *f, const km__continuation *c) {
+    int64_t length = computed_length(c);
+    int64_t node = NONE;
+    for (int64_t i = 0; i < length; i++) {
+        node = find_child(f, node, token_at(c, i));
+        if (node == NONE) {
+            return length - i;
+        }
+    }
+    return 0;
+}
+
+static km_status add_want(token_forest *f, int64_t node, tree_want want, km_error *err) {
+    km_ctx *ctx = f->engine->ctx;
+    if (node_at(f, node)->row == NONE) {
+        node_at(f, node)->row = f->rows.n;
+        KM_TRY(push_int64(&f->rows, node, ctx, err));
+        KM_TRY(push_int64(&f->row_wants, NONE, ctx, err));
+    }
+    int64_t *first = (int64_t *)f->row_wants.items + node_at(f, node)->row;
+    void *slot;
+    KM_TRY(grow(&slot, &f->wants, 1, sizeof want, ctx, err));
+    want.next = *first;
+    *first = f->wants.n - 1;
+    *(tree_want *)slot = want;
+    return KM_OK;
+}
+
+static km_status add_lens(token_forest *f, int64_t node, int64_t item, km_error *err) {
+    km_ctx *ctx = f->engine->ctx;
+    if (node_at(f, node)->lens == NONE) {
+        node_at(f, node)->lens = f->lens_rows.n;
+        KM_TRY(push_int64(&f->lens_rows, node, ctx, err));
+        KM_TRY(push_int64(&f->lens_items, NONE, ctx, err));
+    }
+    int64_t *first = (int64_t *)f->lens_items.items + node_at(f, node)->lens;
+    item_at(f, item)->lens_next = *first;
+    item_at(f, item)->lens_flags = f->flags.n;
+    *first = item;
+    void *slot;
+    int64_t n_flags = f->engine->n_layers + 1;
+    KM_TRY(grow(&slot, &f->flags, n_flags, 1, ctx, err));
+    memset(slot, 0, (size_t)n_flags);
+    return KM_OK;
+}
+
+static km_status add_continuation(token_forest *f, const km__continuation *c, km_error *err) {
+    int64_t item = f->items.n;
+    void *slot;
+    KM_TRY(grow(&slot, &f->items, 1, sizeof(tree_item), f->engine->ctx, err));
+    *(tree_item *)slot = (tree_item){f->wants.n, NONE, NONE};
+    int64_t length = computed_length(c);
+    int64_t node = NONE;
+    for (int64_t i = 0; i < length; i++) {
+        int64_t parent = node;
+        node = find_child(f, parent, token_at(c, i));
+        if (node == NONE) {
+            KM_TRY(add_child(&node, f, parent, token_at(c, i), err));
+        }
+        int64_t position = i - c->n_prompt + 1;
+        if (position < 0) {
+            continue;
+        }
+        int32_t token = position < c->n_answer ? c->answer[position] : NONE;
+        KM_TRY(add_want(f, node, (tree_want){NONE, item, position, token, NONE, 0}, err));
+        if (position == 0 && c->want_lens) {
+            KM_TRY(add_lens(f, node, item, err));
+        }
+    }
+    return KM_OK;
+}
+
+static unsigned char lens_flags(const km__continuation *c, const float *logits, int64_t n) {
+    float own = logits[c->answer[0]];
+    unsigned char flags = FLAG_LEADS;
+    for (int64_t i = 0; i < c->n_rivals; i++) {
+        if (!(own > logits[c->rivals[i]])) {
+            flags = 0;
+        }
+    }
+    if (km_logits_argmax(logits, n) == c->answer[0]) {
+        flags |= FLAG_ARGMAX;
+    }
+    return flags;
+}
+
+static void set_flags(token_forest *f, int64_t item, int32_t layer, const float *logits,
+                      int64_t n) {
+    unsigned char *flags = f->flags.items;
+    flags[item_at(f, item)->lens_flags + layer] = lens_flags(&f->continuations[item], logits, n);
+}
+
+static void see_lens_row(token_forest *f, int64_t index, int32_t layer, const float *logits,
+                         int64_t n) {
+    int64_t item = int64_at(&f->lens_items, index);
+    for (; item != NONE; item = item_at(f, item)->lens_next) {
+        set_flags(f, item, layer, logits, n);
+    }
+}
+
+/* Workers come here: one call a wanted row. */
+static km_status see_row(void *payload, int64_t index, int32_t layer, const float *logits,
+                         int64_t n, km_error *err) {
+    token_forest *f = payload;
+    (void)err;
+    if (layer < f->engine->n_layers) {
+        see_lens_row(f, index, layer, logits, n);
+        return KM_OK;
+    }
+    double lse = f->engine->logsumexp(f->engine->self, logits, n);
+    int32_t best = NONE;
+    for (int64_t w = int64_at(&f->row_wants, index); w != NONE; w = want_at(f, w)->next) {
+        tree_want *want = want_at(f, w);
+        km__continuation *c = &f->continuations[want->item];
+        if (c->want_greedy) {
+            best = best == NONE ? (int32_t)km_logits_argmax(logits, n) : best;
+            want->argmax = best;
+        }
+        want->logp = want->token == NONE ? 0 : (double)logits[want->token] - lse;
+        if (want->position == 0 && c->want_first) {
+            c->first_rank = km_logits_rank(logits, n, want->token);
+        }
+        if (want->position == 0 && c->want_lens) {
+            set_flags(f, want->item, layer, logits, n);
+        }
+    }
+    return KM_OK;
+}
+
+/* First layer from which `flag` is set without a gap up to the output; NONE when not set there. */
+static int32_t first_lasting_layer(const unsigned char *flags, int32_t n_layers,
+                                   unsigned char flag) {
+    int32_t first = NONE;
+    for (int32_t layer = n_layers; layer >= 0 && (flags[layer] & flag) != 0; layer--) {
+        first = layer;
+    }
+    return first;
+}
+
+static void finish_item(const token_forest *f, int64_t item) {
+    km__continuation *c = &f->continuations[item];
+    const tree_item *from = item_at(f, item);
+    const tree_want *wants = want_at(f, from->first_want);
+    c->logp = 0;
+    c->greedy = c->want_greedy;
+    for (int64_t i = 0; i < c->n_answer; i++) {
+        c->logp += wants[i].logp;
+        c->greedy = c->greedy && wants[i].argmax == wants[i].token;
+    }
+    c->first_logp = wants[0].logp;
+    c->end = c->want_greedy ? wants[c->n_answer].argmax : NONE;
+    if (from->lens_flags != NONE) {
+        const unsigned char *flags = (const unsigned char *)f->flags.items + from->lens_flags;
+        c->lead_layer = first_lasting_layer(flags, f->engine->n_layers, FLAG_LEADS);
+        c->argmax_layer = first_lasting_layer(flags, f->engine->n_layers, FLAG_ARGMAX);
+    }
+}
+
+static void forest_reset(token_forest *f) {
+    growing *lists[] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
+                        &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        lists[i]->n = 0;
+    }
+    f->root = NONE;
+}
+
+static void forest_clear(token_forest *f) {
+    growing *lists[] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
+                        &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        km_free(f->engine->ctx, lists[i]->items);
+    }
+}
+
+static km_status run_pass(token_forest *f, km_error *err) {
+    km_forward_request request = {
+        .tree = {f->ids.items, f->parents.items, f->ids.n},
+        .rows = f->rows.items,
+        .n_rows = f->rows.n,
+        .lens_rows = f->lens_rows.items,
+        .n_lens_rows = f->lens_rows.n,
+        .on_logits = see_row,
+        .payload = f,
+    };
+    KM_TRY(f->engine->forward(f->engine->self, &request, err));
+    for (int64_t i = 0; i < f->items.n; i++) {
+        finish_item(f, i);
+    }
+    return KM_OK;
+}
+
+static km_status model_forward(const void *self, const km_forward_request *request, km_error *err) {
+    return km_model_forward(self, request, err);
+}
+
+static double model_logsumexp(const void *self, const float *logits, int64_t n) {
+    return km_logits_logsumexp(self, logits, n);
+}
+
+km__engine km__engine_of_model(const km_model *model) {
+    return (km__engine){km_model_ctx(model), km_model_config(model)->n_layers, model, model_forward,
+                        model_logsumexp};
+}
+
+km_status km__score_continuations(km__continuation *items, int64_t n, const km__engine *engine,
+                                  int64_t batch_tokens, km_tick *tick, int64_t base,
+                                  km_error *err) {
+    km_status status = KM_OK;
+    token_forest forest = {.engine = engine, .root = NONE};
+    int64_t done_items = 0;
+    while (done_items < n) {
+        int64_t end = done_items;
+        forest_reset(&forest);
+        forest.continuations = items + done_items;
+        for (; end < n; end++) {
+            if (items[end].n_prompt < 1 || items[end].n_answer < 1) {
+                KM_FAIL(err, KM_EINVAL, "a prompt and an answer need at least one token each");
+            }
+            if (end > done_items && forest.ids.n + count_new(&forest, &items[end]) > batch_tokens) {
+                break;
+            }
+            KM_GO(add_continuation(&forest, &items[end], err));
+        }
+        KM_GO(run_pass(&forest, err));
+        done_items = end;
+        KM_GO(km_tick_update(tick, base + done_items, err));
+    }
+done:
+    forest_clear(&forest);
+    return status;
+}
