@@ -1,0 +1,285 @@
+/* kernels.c: the inner loops, compiled once per instruction set (KM_ISA = v1, v3 or v4).
+ *
+ * Everything here is static except the one table at the end. Reductions run in LANES x 4
+ * accumulators over blocks of SUM_BLOCK elements and add the blocks in double precision, so that
+ * the rounding error does not grow with the length. A tail shorter than a vector goes through the
+ * same vector code, padded. Results depend on the instruction set (order of sums, fused
+ * multiply-add) and on nothing else.
+ */
+#include <math.h>
+
+#include "tensor/kernels.h"
+#include "tensor/simd.h"
+
+#ifndef KM_ISA
+#error "kernels.c is compiled with -DKM_ISA=v1, v3 or v4"
+#endif
+
+#define SUM_BLOCK 4096
+
+/* ---- exp ---- */
+
+/* e^x within 2 ulp for all finite x, results below the smallest normal number included.
+ * x = n ln 2 + r with |r| <= ln(2)/2, e^r by its Taylor series to r^7 (next term: 5e-9), then two
+ * multiplications by powers of two, since 2^n itself may be outside the range of a float. */
+static inline vfloat v_exp(vfloat x) {
+    const vfloat round = v_set(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    /* In this order a NaN passes through both. */
+    x = v_max(v_set(-104.0f), x);
+    x = v_min(v_set(89.0f), x);
+    vfloat shifted = v_fma(x, v_set(1.44269504f), round);
+    vfloat n = shifted - round;
+    vfloat r = v_fma(n, v_set(-0.693145752f), x); /* ln 2 in two parts, the first short */
+    r = v_fma(n, v_set(-1.42860682e-6f), r);
+    vfloat p = v_set(1.0f / 5040.0f);
+    p = v_fma(p, r, v_set(1.0f / 720.0f));
+    p = v_fma(p, r, v_set(1.0f / 120.0f));
+    p = v_fma(p, r, v_set(1.0f / 24.0f));
+    p = v_fma(p, r, v_set(1.0f / 6.0f));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p * r, r, r) + 1.0f;
+    vint exponent = (vint)shifted - (vint)round;
+    vint low = exponent >> 1;
+    vfloat scale_low = (vfloat)((low + 127) << 23);
+    vfloat scale_high = (vfloat)((exponent - low + 127) << 23);
+    return p * scale_low * scale_high;
+}
+
+/* ---- products and sums ---- */
+
+static float dot_block(const float *a, const float *b, int64_t n) {
+    vfloat s0 = v_set(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        s0 = v_fma(v_load(a + i), v_load(b + i), s0);
+        s1 = v_fma(v_load(a + i + LANES), v_load(b + i + LANES), s1);
+        s2 = v_fma(v_load(a + i + 2 * LANES), v_load(b + i + 2 * LANES), s2);
+        s3 = v_fma(v_load(a + i + 3 * LANES), v_load(b + i + 3 * LANES), s3);
+    }
+    for (; i + LANES <= n; i += LANES) {
+        s0 = v_fma(v_load(a + i), v_load(b + i), s0);
+    }
+    if (i < n) {
+        s1 = v_fma(v_load_part(a + i, n - i, 0.0f), v_load_part(b + i, n - i, 0.0f), s1);
+    }
+    return v_sum((s0 + s1) + (s2 + s3));
+}
+
+static double dot_double(const float *a, const float *b, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i += SUM_BLOCK) {
+        sum += (double)dot_block(a + i, b + i, n - i < SUM_BLOCK ? n - i : SUM_BLOCK);
+    }
+    return sum;
+}
+
+static float dot(const float *a, const float *b, int64_t n) {
+    return n <= SUM_BLOCK ? dot_block(a, b, n) : (float)dot_double(a, b, n);
+}
+
+static void axpy(float *y, float alpha, const float *x, int64_t n) {
+    const vfloat factor = v_set(alpha);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(y + i, v_fma(factor, v_load(x + i), v_load(y + i)));
+    }
+    if (i < n) {
+        vfloat sum =
+            v_fma(factor, v_load_part(x + i, n - i, 0.0f), v_load_part(y + i, n - i, 0.0f));
+        v_store_part(y + i, sum, n - i);
+    }
+}
+
+/* x * factor * (gain + offset), rounded in that order as PyTorch's RMSNorm modules do */
+static void scale_by_gain(float *y, const float *x, float factor, const float *gain, float offset,
+                          int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(y + i, v_load(x + i) * factor * (v_load(gain + i) + offset));
+    }
+    for (; i < n; i++) {
+        y[i] = x[i] * factor * (gain[i] + offset);
+    }
+}
+
+static void rms_norm(float *y, const float *x, const float *gain, float offset, double eps,
+                     int64_t n) {
+    double mean = n > 0 ? dot_double(x, x, n) / (double)n : 0.0;
+    scale_by_gain(y, x, (float)(1.0 / sqrt(mean + eps)), gain, offset, n);
+}
+
+/* ---- gated activations ---- */
+
+static inline vfloat v_silu(vfloat x) {
+    return x / (1.0f + v_exp(-x));
+}
+
+/* 0.5 x (1 + tanh u) = x / (1 + e^(-2u)) with u = sqrt(2/pi) (x + 0.044715 x^3) */
+static inline vfloat v_gelu_tanh(vfloat x) {
+    vfloat cubic = v_fma(x * x * x, v_set(0.044715f), x);
+    return x / (1.0f + v_exp(cubic * -1.59576912f));
+}
+
+static void silu_mul(float *gate, const float *up, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(gate + i, v_silu(v_load(gate + i)) * v_load(up + i));
+    }
+    if (i < n) {
+        vfloat y = v_silu(v_load_part(gate + i, n - i, 0.0f)) * v_load_part(up + i, n - i, 0.0f);
+        v_store_part(gate + i, y, n - i);
+    }
+}
+
+static void gelu_tanh_mul(float *gate, const float *up, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(gate + i, v_gelu_tanh(v_load(gate + i)) * v_load(up + i));
+    }
+    if (i < n) {
+        vfloat y = v_gelu_tanh(v_load_part(gate + i, n - i, 0.0f));
+        v_store_part(gate + i, y * v_load_part(up + i, n - i, 0.0f), n - i);
+    }
+}
+
+/* ---- reductions over logits ---- */
+
+static float maximum(const float *x, int64_t n) {
+    const float lowest = -INFINITY;
+    vfloat m0 = v_set(lowest), m1 = m0;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        m0 = v_max(v_load(x + i), m0);
+        m1 = v_max(v_load(x + i + LANES), m1);
+    }
+    for (; i < n; i += LANES) {
+        m0 = v_max(n - i < LANES ? v_load_part(x + i, n - i, lowest) : v_load(x + i), m0);
+    }
+    float lanes[LANES], best = lowest;
+    v_store(lanes, v_max(m1, m0));
+    for (int k = 0; k < LANES; k++) {
+        best = lanes[k] > best ? lanes[k] : best;
+    }
+    return best;
+}
+
+static float sum_exp_block(const float *x, float shift, int64_t n) {
+    vfloat s0 = v_set(0.0f), s1 = s0;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s0 += v_exp(v_load(x + i) - shift);
+        s1 += v_exp(v_load(x + i + LANES) - shift);
+    }
+    for (; i + LANES <= n; i += LANES) {
+        s0 += v_exp(v_load(x + i) - shift);
+    }
+    if (i < n) {
+        float tail[LANES] = {0.0f};
+        v_store_part(tail, v_exp(v_load_part(x + i, n - i, shift) - shift), n - i);
+        s1 += v_load(tail);
+    }
+    return v_sum(s0 + s1);
+}
+
+static double sum_exp(const float *x, float shift, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i += SUM_BLOCK) {
+        sum += (double)sum_exp_block(x + i, shift, n - i < SUM_BLOCK ? n - i : SUM_BLOCK);
+    }
+    return sum;
+}
+
+static float sum_block(const float *x, int64_t n) {
+    vfloat s = v_set(0.0f);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        s += v_load(x + i);
+    }
+    if (i < n) {
+        s += v_load_part(x + i, n - i, 0.0f);
+    }
+    return v_sum(s);
+}
+
+static void exp_in_place(float *x, float shift, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(x + i, v_exp(v_load(x + i) - shift));
+    }
+    if (i < n) {
+        v_store_part(x + i, v_exp(v_load_part(x + i, n - i, shift) - shift), n - i);
+    }
+}
+
+static void softmax(float *x, int64_t n) {
+    double sum = 0.0;
+    exp_in_place(x, maximum(x, n), n);
+    for (int64_t i = 0; i < n; i += SUM_BLOCK) {
+        sum += (double)sum_block(x + i, n - i < SUM_BLOCK ? n - i : SUM_BLOCK);
+    }
+    const float factor = (float)(1.0 / sum);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        v_store(x + i, v_load(x + i) * factor);
+    }
+    for (; i < n; i++) {
+        x[i] *= factor;
+    }
+}
+
+static int64_t count_greater(const float *x, int64_t n, float bound) {
+    int64_t total = 0, i = 0;
+    const int64_t whole = n - n % LANES;
+    while (i < whole) {
+        vint count = {0}; /* a true comparison is -1 */
+        int64_t end = whole - i > (1 << 20) ? i + (1 << 20) : whole;
+        for (; i < end; i += LANES) {
+            count -= v_load(x + i) > bound;
+        }
+        for (int k = 0; k < LANES; k++) {
+            total += count[k];
+        }
+    }
+    for (; i < n; i++) {
+        total += x[i] > bound;
+    }
+    return total;
+}
+
+static bool all_finite(const float *x, int64_t n) {
+    /* An exponent of all ones, and nothing else, is infinite or NaN. */
+    const vint mask = (vint){0} + 0x7f800000;
+    vint bad = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        bad |= ((vint)v_load(x + i) & mask) == mask;
+    }
+    if (i < n) {
+        bad |= ((vint)v_load_part(x + i, n - i, 0.0f) & mask) == mask;
+    }
+    int32_t any = 0;
+    for (int k = 0; k < LANES; k++) {
+        any |= bad[k];
+    }
+    return any == 0;
+}
+
+#define JOIN(a, b) a##b
+#define TABLE(isa) JOIN(km__kernels_, isa)
+#define STRING(x) #x
+#define NAME(isa) STRING(isa)
+
+extern const km_kernels TABLE(KM_ISA);
+const km_kernels TABLE(KM_ISA) = {
+    .name = NAME(KM_ISA),
+    .dot = dot,
+    .axpy = axpy,
+    .rms_norm = rms_norm,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .max = maximum,
+    .sum_exp = sum_exp,
+    .softmax = softmax,
+    .count_greater = count_greater,
+    .all_finite = all_finite,
+};

@@ -1,0 +1,271 @@
+/* synthetic_model.h: small models with random weights, built in memory, and the same forward pass
+ * written again in double precision, one token after another, as plainly as possible. */
+#ifndef KM_TESTS_SYNTHETIC_MODEL_H
+#define KM_TESTS_SYNTHETIC_MODEL_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+typedef struct synthetic {
+    km_model model;
+    float *block;
+    int64_t used, size;
+    km_layer_weights layers[8];
+} synthetic;
+
+static inline km_config llama_config(void) {
+    km_config c = {.arch = "llama",
+                   .n_layers = 3,
+                   .d_model = 24,
+                   .n_heads = 6,
+                   .n_kv_heads = 2,
+                   .head_dim = 8,
+                   .d_ffn = 40,
+                   .vocab_size = 61,
+                   .context_length = 4096};
+    c.norm_eps = 1e-5;
+    c.activation = KM_ACT_SILU;
+    c.embed_scale = 1.0f;
+    c.attn_scale = 0.35355339f;
+    c.rope_pairs = KM_ROPE_INTERLEAVED;
+    c.rope_base = c.rope_base_local = 10000.0;
+    c.rope_linear_scale = 1.0;
+    return c;
+}
+
+/* Everything the llama configuration leaves out: windows, both norms, offsets, scales. */
+static inline km_config gemma_config(void) {
+    km_config c = llama_config();
+    strcpy(c.arch, "gemma3");
+    c.n_layers = 5;
+    c.d_model = 32;
+    c.n_heads = 4;
+    c.n_kv_heads = 1;
+    c.head_dim = 12;
+    c.norm_eps = 1e-6;
+    c.norm_offset = 1.0f;
+    c.activation = KM_ACT_GELU_TANH;
+    c.qk_norm = c.post_norms = c.tied_embeddings = true;
+    c.embed_scale = 5.6568542f;
+    c.attn_scale = 0.25f;
+    c.rope_pairs = KM_ROPE_HALVES;
+    c.rope_base = 1e6;
+    c.rope_base_local = 1e4;
+    c.rope_linear_scale = 8.0;
+    c.sliding_window = 5;
+    c.sliding_pattern = 3;
+    return c;
+}
+
+/* n numbers mean + normal(0, deviation). */
+static inline const float *random_floats(synthetic *s, int64_t n, double mean, double deviation) {
+    float *p = s->block + s->used;
+    for (int64_t i = 0; i < n; i++) {
+        p[i] = (float)(mean + deviation * km_random_normal(11, 0, (uint64_t)(s->used + i)));
+    }
+    s->used += (n + 15) / 16 * 16;
+    if (s->used > s->size) {
+        abort();
+    }
+    return p;
+}
+
+static inline void synthetic_init(synthetic *s, km_ctx *ctx, km_config c) {
+    memset(s, 0, sizeof *s);
+    s->size = 1 << 20;
+    s->block = calloc((size_t)s->size, sizeof(float));
+    const double gain = c.norm_offset > 0.0f ? 0.0 : 1.0;
+    const int64_t d = c.d_model, dh = c.head_dim, q = c.n_heads * dh, kv = c.n_kv_heads * dh;
+    atomic_init(&s->model.refs, 1);
+    s->model.ctx = ctx;
+    s->model.config = c;
+    s->model.weights.layers = s->layers;
+    s->model.weights.embed = random_floats(s, c.vocab_size * d, 0.0, 0.3);
+    s->model.weights.unembed =
+        c.tied_embeddings ? s->model.weights.embed : random_floats(s, c.vocab_size * d, 0.0, 0.3);
+    s->model.weights.final_norm = random_floats(s, d, gain, 0.2);
+    for (int32_t l = 0; l < c.n_layers; l++) {
+        km_layer_weights *w = &s->layers[l];
+        w->attn_norm = random_floats(s, d, gain, 0.2);
+        w->wq = random_floats(s, q * d, 0.0, 0.15);
+        w->wk = random_floats(s, kv * d, 0.0, 0.15);
+        w->wv = random_floats(s, kv * d, 0.0, 0.15);
+        w->q_norm = c.qk_norm ? random_floats(s, dh, gain, 0.2) : NULL;
+        w->k_norm = c.qk_norm ? random_floats(s, dh, gain, 0.2) : NULL;
+        w->wo = random_floats(s, d * q, 0.0, 0.15);
+        w->attn_post_norm = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
+        w->ffn_norm = random_floats(s, d, gain, 0.2);
+        w->w_gate = random_floats(s, c.d_ffn * d, 0.0, 0.15);
+        w->w_up = random_floats(s, c.d_ffn * d, 0.0, 0.15);
+        w->w_down = random_floats(s, d * c.d_ffn, 0.0, 0.15);
+        w->ffn_post_norm = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
+    }
+}
+
+static inline void synthetic_clear(synthetic *s) {
+    free(s->block);
+}
+
+/* ---- the same model in double precision ---- */
+
+typedef struct reference {
+    const km_model *model;
+    const km_tree *tree;
+    int32_t depth[4096];
+    double *keys, *values; /* (L, n, K*Dh) */
+    double *lens;          /* (L, n, V) logits after each block; the last is the output */
+} reference;
+
+static inline void ref_norm(const km_config *c, double *y, const double *x, const float *gain,
+                            int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i] * x[i];
+    }
+    double factor = 1.0 / sqrt(sum / (double)n + c->norm_eps);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = x[i] * factor * ((double)gain[i] + (double)c->norm_offset);
+    }
+}
+
+static inline void ref_product(double *y, const float *matrix, const double *x, int64_t out,
+                               int64_t in) {
+    for (int64_t i = 0; i < out; i++) {
+        y[i] = 0.0;
+        for (int64_t j = 0; j < in; j++) {
+            y[i] += (double)matrix[i * in + j] * x[j];
+        }
+    }
+}
+
+static inline void ref_turn(const km_config *c, double *head, double base, double scale,
+                            int32_t position) {
+    const int32_t half = c->head_dim / 2;
+    for (int32_t i = 0; i < half; i++) {
+        double angle = position / scale / pow(base, 2.0 * i / c->head_dim);
+        double *a = c->rope_pairs == KM_ROPE_HALVES ? head + i : head + 2 * i;
+        double *b = c->rope_pairs == KM_ROPE_HALVES ? head + i + half : head + 2 * i + 1;
+        double x = *a, y = *b;
+        *a = x * cos(angle) - y * sin(angle);
+        *b = x * sin(angle) + y * cos(angle);
+    }
+}
+
+static inline void ref_heads(const km_config *c, double *row, int32_t n_heads, const float *gain,
+                             bool windowed, int32_t position) {
+    for (int32_t h = 0; h < n_heads; h++) {
+        double *head = row + h * c->head_dim;
+        if (gain != NULL) {
+            ref_norm(c, head, head, gain, c->head_dim);
+        }
+        ref_turn(c, head, windowed ? c->rope_base_local : c->rope_base,
+                 windowed ? 1.0 : c->rope_linear_scale, position);
+    }
+}
+
+/* Attention of one head of one token: walk up the parents. */
+static inline void ref_attend(const reference *r, int32_t layer, bool windowed, int64_t node,
+                              const double *q, int32_t kv_head, double *out) {
+    const km_config *c = &r->model->config;
+    const int64_t kv = c->n_kv_heads * c->head_dim, n = r->tree->n;
+    double total = 0.0;
+    memset(out, 0, (size_t)c->head_dim * sizeof *out);
+    for (int64_t a = node; a >= 0; a = r->tree->parent[a]) {
+        if (windowed && r->depth[node] - r->depth[a] >= c->sliding_window) {
+            break;
+        }
+        const int64_t at = (layer * n + a) * kv + kv_head * c->head_dim;
+        double score = 0.0;
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            score += q[i] * r->keys[at + i];
+        }
+        double weight = exp(score * (double)c->attn_scale);
+        total += weight;
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            out[i] += weight * r->values[at + i];
+        }
+    }
+    for (int32_t i = 0; i < c->head_dim; i++) {
+        out[i] /= total;
+    }
+}
+
+static inline double ref_activation(const km_config *c, double x) {
+    if (c->activation == KM_ACT_SILU) {
+        return x / (1.0 + exp(-x));
+    }
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+static inline void ref_add(const km_config *c, double *x, double *branch, const float *gain) {
+    if (gain != NULL) {
+        ref_norm(c, branch, branch, gain, c->d_model);
+    }
+    for (int32_t i = 0; i < c->d_model; i++) {
+        x[i] += branch[i];
+    }
+}
+
+static inline void ref_layer(reference *r, int32_t l, int64_t node, double *x) {
+    const km_config *c = &r->model->config;
+    const km_layer_weights *w = &r->model->weights.layers[l];
+    const bool windowed = c->sliding_window > 0 && (l + 1) % c->sliding_pattern != 0;
+    const int64_t kv = c->n_kv_heads * c->head_dim, q = c->n_heads * c->head_dim;
+    double h[64], queries[64], mixed[64], gate[64], up[64];
+    double *keys = r->keys + (l * r->tree->n + node) * kv;
+    ref_norm(c, h, x, w->attn_norm, c->d_model);
+    ref_product(queries, w->wq, h, q, c->d_model);
+    ref_product(keys, w->wk, h, kv, c->d_model);
+    ref_product(r->values + (l * r->tree->n + node) * kv, w->wv, h, kv, c->d_model);
+    ref_heads(c, queries, c->n_heads, w->q_norm, windowed, r->depth[node]);
+    ref_heads(c, keys, c->n_kv_heads, w->k_norm, windowed, r->depth[node]);
+    for (int32_t head = 0; head < c->n_heads; head++) {
+        ref_attend(r, l, windowed, node, queries + head * c->head_dim,
+                   head / (c->n_heads / c->n_kv_heads), mixed + head * c->head_dim);
+    }
+    ref_product(h, w->wo, mixed, c->d_model, q);
+    ref_add(c, x, h, w->attn_post_norm);
+    ref_norm(c, h, x, w->ffn_norm, c->d_model);
+    ref_product(gate, w->w_gate, h, c->d_ffn, c->d_model);
+    ref_product(up, w->w_up, h, c->d_ffn, c->d_model);
+    for (int32_t i = 0; i < c->d_ffn; i++) {
+        gate[i] = ref_activation(c, gate[i]) * up[i];
+    }
+    ref_product(h, w->w_down, gate, c->d_model, c->d_ffn);
+    ref_add(c, x, h, w->ffn_post_norm);
+}
+
+static inline void reference_run(reference *r, const km_model *model, const km_tree *tree) {
+    const km_config *c = &model->config;
+    const size_t cells = (size_t)c->n_layers * (size_t)tree->n;
+    r->model = model;
+    r->tree = tree;
+    r->keys = calloc(cells * (size_t)(c->n_kv_heads * c->head_dim), sizeof(double));
+    r->values = calloc(cells * (size_t)(c->n_kv_heads * c->head_dim), sizeof(double));
+    r->lens = calloc(cells * (size_t)c->vocab_size, sizeof(double));
+    for (int64_t node = 0; node < tree->n; node++) {
+        double x[64], h[64];
+        r->depth[node] = tree->parent[node] < 0 ? 0 : r->depth[tree->parent[node]] + 1;
+        for (int32_t i = 0; i < c->d_model; i++) {
+            x[i] = (double)model->weights.embed[tree->ids[node] * c->d_model + i] *
+                   (double)c->embed_scale;
+        }
+        for (int32_t l = 0; l < c->n_layers; l++) {
+            ref_layer(r, l, node, x);
+            ref_norm(c, h, x, model->weights.final_norm, c->d_model);
+            ref_product(r->lens + ((int64_t)l * tree->n + node) * c->vocab_size,
+                        model->weights.unembed, h, c->vocab_size, c->d_model);
+        }
+    }
+}
+
+static inline void reference_clear(reference *r) {
+    free(r->keys);
+    free(r->values);
+    free(r->lens);
+}
+
+#endif

@@ -1,0 +1,513 @@
+/* test_forward.c: the tree forward pass against the double-precision one, over architectures,
+ * shapes of trees, CPU variants and thread counts; and everything a request can have wrong. */
+#include "km_test.h"
+#include "synthetic_model.h"
+
+#define MAX_NODES 700
+
+typedef struct forest {
+    int32_t ids[MAX_NODES];
+    int64_t parent[MAX_NODES];
+    int64_t n;
+} forest;
+
+static km_ctx *make_ctx(int threads, const char *cpu) {
+    km_ctx_options options = {threads, cpu, NULL};
+    km_ctx *ctx = NULL;
+    km_error err = KM_ERROR_INIT;
+    km_status status = km_ctx_new(&ctx, &options, &err);
+    if (status == KM_EUNSUPPORTED) {
+        return NULL; /* this machine has no such instructions */
+    }
+    assert_int_equal(status, KM_OK);
+    return ctx;
+}
+
+static void fill_ids(forest *f, int32_t vocab) {
+    for (int64_t i = 0; i < f->n; i++) {
+        f->ids[i] = (int32_t)km_random_below((uint64_t)vocab, 3, 1, (uint64_t)i);
+    }
+}
+
+static void make_chain(forest *f, int64_t n, int32_t vocab) {
+    f->n = n;
+    for (int64_t i = 0; i < n; i++) {
+        f->parent[i] = i - 1;
+    }
+    fill_ids(f, vocab);
+}
+
+/* `stay` of 10 tokens follow the one before; the others hang anywhere or start a sequence. */
+static void make_random_forest(forest *f, int64_t n, uint64_t stay, int32_t vocab) {
+    f->n = n;
+    for (int64_t i = 0; i < n; i++) {
+        bool follow = i > 0 && km_random_below(10, 5, stay, (uint64_t)i) < stay;
+        f->parent[i] =
+            follow ? i - 1 : (int64_t)km_random_below((uint64_t)i + 1, 6, stay, (uint64_t)i) - 1;
+    }
+    fill_ids(f, vocab);
+}
+
+/* What a request showed: (L+1, n, V), the output of row i at layer L. */
+typedef struct seen {
+    float *logits;
+    int *count; /* (L+1, n) visits */
+    int64_t n, vocab;
+} seen;
+
+static km_status look(void *payload, int64_t index, int32_t layer, const float *logits,
+                      int64_t vocab, km_error *err) {
+    (void)err;
+    seen *s = payload;
+    s->count[layer * s->n + index]++;
+    memcpy(s->logits + (layer * s->n + index) * vocab, logits, (size_t)vocab * sizeof(float));
+    return KM_OK;
+}
+
+static void seen_init(seen *s, const km_config *c, int64_t n) {
+    s->n = n;
+    s->vocab = c->vocab_size;
+    s->logits = calloc((size_t)((c->n_layers + 1) * n * s->vocab), sizeof(float));
+    s->count = calloc((size_t)((c->n_layers + 1) * n), sizeof(int));
+}
+
+static void seen_clear(seen *s) {
+    free(s->logits);
+    free(s->count);
+}
+
+/* All rows and all lens rows of a forest. */
+static void run_all(seen *s, const km_model *model, const forest *f) {
+    int64_t rows[MAX_NODES];
+    for (int64_t i = 0; i < f->n; i++) {
+        rows[i] = i;
+    }
+    km_forward_request request = {{f->ids, f->parent, f->n}, rows, f->n, rows, f->n, look, s};
+    km_error err = KM_ERROR_INIT;
+    seen_init(s, &model->config, f->n);
+    km_status status = km_model_forward(model, &request, &err);
+    if (status != KM_OK) {
+        fail_msg("%s", err.message);
+    }
+}
+
+static double log_sum_exp(const double *x, int64_t n) {
+    double largest = x[0], sum = 0.0;
+    for (int64_t i = 1; i < n; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        sum += exp(x[i] - largest);
+    }
+    return largest + log(sum);
+}
+
+/* Largest difference of log-probability between a row of ours and one of the reference. */
+static double worst_of_row(const float *x, const double *expected, int64_t vocab) {
+    double own[64], worst = 0.0;
+    for (int64_t i = 0; i < vocab; i++) {
+        own[i] = (double)x[i];
+    }
+    double shift = log_sum_exp(own, vocab), expected_shift = log_sum_exp(expected, vocab);
+    for (int64_t i = 0; i < vocab; i++) {
+        double difference = fabs((own[i] - shift) - (expected[i] - expected_shift));
+        worst = difference > worst || isnan(difference) ? difference : worst;
+    }
+    return worst;
+}
+
+static void compare_with_reference(const km_model *model, const forest *f) {
+    const km_tree tree = {f->ids, f->parent, f->n};
+    const int64_t vocab = model->config.vocab_size, n_layers = model->config.n_layers;
+    reference *r = calloc(1, sizeof *r);
+    seen s;
+    reference_run(r, model, &tree);
+    run_all(&s, model, f);
+    for (int64_t layer = 0; layer <= n_layers; layer++) {
+        for (int64_t i = 0; i < f->n; i++) {
+            int64_t at = (layer < n_layers ? layer : n_layers - 1) * f->n + i;
+            const float *row = s.logits + (layer * f->n + i) * vocab;
+            assert_int_equal(s.count[layer * f->n + i], 1);
+            assert_true(worst_of_row(row, r->lens + at * vocab, vocab) < 4e-5);
+        }
+    }
+    seen_clear(&s);
+    reference_clear(r);
+    free(r);
+}
+
+static void compare_forests(km_ctx *ctx, km_config config) {
+    static const int64_t lengths[] = {1, 2, 3, 64, 65, 130};
+    synthetic s;
+    forest f;
+    synthetic_init(&s, ctx, config);
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        make_chain(&f, lengths[i], config.vocab_size);
+        compare_with_reference(&s.model, &f);
+    }
+    for (uint64_t stay = 0; stay <= 9; stay += 3) {
+        make_random_forest(&f, 150, stay, config.vocab_size);
+        compare_with_reference(&s.model, &f);
+    }
+    synthetic_clear(&s);
+}
+
+static void test_every_variant_agrees_with_double_precision(void **state) {
+    (void)state;
+    static const char *const cpus[] = {"v1", "v3", "v4"};
+    for (int i = 0; i < 3; i++) {
+        km_ctx *ctx = make_ctx(2, cpus[i]);
+        if (ctx != NULL) {
+            compare_forests(ctx, llama_config());
+            compare_forests(ctx, gemma_config());
+            km_ctx_free(ctx);
+        }
+    }
+}
+
+/* Heads without groups, tied llama, windows without full layers, full layers without windows. */
+static void test_other_configurations(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(1, NULL);
+    km_config c = llama_config();
+    c.n_kv_heads = c.n_heads;
+    c.tied_embeddings = true;
+    c.rope_pairs = KM_ROPE_HALVES;
+    compare_forests(ctx, c);
+    c = gemma_config();
+    c.sliding_pattern = 100;
+    c.sliding_window = 1;
+    compare_forests(ctx, c);
+    c.sliding_window = 0;
+    c.qk_norm = false;
+    compare_forests(ctx, c);
+    km_ctx_free(ctx);
+}
+
+static void test_same_bits_for_any_thread_count(void **state) {
+    (void)state;
+    static const int threads[] = {1, 2, 7};
+    seen s[3];
+    for (int i = 0; i < 3; i++) {
+        km_ctx *ctx = make_ctx(threads[i], NULL);
+        synthetic model;
+        forest f;
+        synthetic_init(&model, ctx, gemma_config());
+        make_random_forest(&f, 600, 8, model.model.config.vocab_size);
+        run_all(&s[i], &model.model, &f);
+        synthetic_clear(&model);
+        km_ctx_free(ctx);
+    }
+    const size_t bytes =
+        (size_t)((gemma_config().n_layers + 1) * s[0].n * s[0].vocab) * sizeof(float);
+    assert_memory_equal(s[0].logits, s[1].logits, bytes);
+    assert_memory_equal(s[0].logits, s[2].logits, bytes);
+    for (int i = 0; i < 3; i++) {
+        seen_clear(&s[i]);
+    }
+}
+
+/* The path from the root to a node as a sequence of its own. */
+static void path_of(forest *path, const forest *f, int64_t node) {
+    path->n = 0;
+    for (int64_t i = node; i >= 0; i = f->parent[i]) {
+        path->n++;
+    }
+    int64_t at = path->n;
+    for (int64_t i = node; i >= 0; i = f->parent[i]) {
+        path->ids[--at] = f->ids[i];
+        path->parent[at] = at - 1;
+    }
+}
+
+static void test_a_tree_is_its_sequences(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    forest f, path;
+    seen tree, alone;
+    synthetic_init(&model, ctx, gemma_config());
+    const km_config *c = &model.model.config;
+    make_random_forest(&f, 200, 7, c->vocab_size);
+    run_all(&tree, &model.model, &f);
+    for (int64_t node = 0; node < f.n; node += 7) {
+        path_of(&path, &f, node);
+        run_all(&alone, &model.model, &path);
+        double expected[64];
+        for (int64_t i = 0; i < c->vocab_size; i++) {
+            int64_t last = c->n_layers * path.n + path.n - 1;
+            expected[i] = (double)alone.logits[last * c->vocab_size + i];
+        }
+        const float *row = tree.logits + (c->n_layers * f.n + node) * c->vocab_size;
+        assert_true(worst_of_row(row, expected, c->vocab_size) < 1e-5);
+        seen_clear(&alone);
+    }
+    seen_clear(&tree);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+/* Few rows, out of order and repeated, give what asking for all rows gives. */
+static void test_rows_are_what_was_asked(void **state) {
+    (void)state;
+    static const int64_t rows[] = {140, 3, 3, 77}, lens_rows[] = {9, 140};
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    forest f;
+    seen all, some;
+    synthetic_init(&model, ctx, llama_config());
+    const km_config *c = &model.model.config;
+    make_random_forest(&f, 150, 8, c->vocab_size);
+    run_all(&all, &model.model, &f);
+    seen_init(&some, c, 4);
+    km_forward_request request = {{f.ids, f.parent, f.n}, rows, 4, lens_rows, 2, look, &some};
+    assert_int_equal(km_model_forward(&model.model, &request, NULL), KM_OK);
+    for (int64_t layer = 0; layer <= c->n_layers; layer++) {
+        for (int64_t i = 0; i < 4; i++) {
+            bool output = layer == c->n_layers;
+            assert_int_equal(some.count[layer * 4 + i], output || i < 2);
+            if (output || i < 2) {
+                int64_t node = output ? rows[i] : lens_rows[i];
+                const float *expected = all.logits + (layer * f.n + node) * c->vocab_size;
+                for (int64_t j = 0; j < c->vocab_size; j++) {
+                    float x = some.logits[(layer * 4 + i) * c->vocab_size + j];
+                    assert_true(fabsf(x - expected[j]) < 1e-4f);
+                }
+            }
+        }
+    }
+    seen_clear(&all);
+    seen_clear(&some);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+static void test_log_probabilities_of_a_sequence(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    forest f;
+    synthetic_init(&model, ctx, llama_config());
+    const int64_t vocab = model.model.config.vocab_size;
+    make_chain(&f, 20, (int32_t)vocab);
+    float one[19], next[64];
+    assert_int_equal(km_model_logprobs_into(one, &model.model, f.ids, 20, NULL), KM_OK);
+    for (int64_t n = 1; n < 20; n++) {
+        double sum = 0.0;
+        assert_int_equal(km_model_next_logprobs_into(next, &model.model, f.ids, n, NULL), KM_OK);
+        for (int64_t i = 0; i < vocab; i++) {
+            sum += exp((double)next[i]);
+        }
+        assert_true(fabs(sum - 1.0) < 1e-5);
+        assert_true(fabsf(next[f.ids[n]] - one[n - 1]) < 1e-5f);
+    }
+    assert_int_equal(km_model_logprobs_into(NULL, &model.model, f.ids, 1, NULL), KM_OK);
+    assert_int_equal(km_model_logprobs_into(one, &model.model, f.ids, 0, NULL), KM_EINVAL);
+    assert_int_equal(km_model_next_logprobs_into(next, &model.model, f.ids, 0, NULL), KM_EINVAL);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+/* ---- what can go wrong ---- */
+
+static km_status ignore(void *payload, int64_t index, int32_t layer, const float *logits,
+                        int64_t vocab, km_error *err) {
+    (void)payload;
+    (void)index;
+    (void)layer;
+    (void)logits;
+    (void)vocab;
+    (void)err;
+    return KM_OK;
+}
+
+static void expect_status(const km_model *model, km_forward_request request, km_status expected,
+                          const char *message) {
+    km_error err = KM_ERROR_INIT;
+    assert_int_equal(km_model_forward(model, &request, &err), expected);
+    assert_int_equal(err.code, expected);
+    assert_non_null(strstr(err.message, message));
+}
+
+static void test_bad_requests_are_refused(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    synthetic_init(&model, ctx, llama_config());
+    model.model.config.context_length = 3;
+    int32_t ids[] = {1, 2, 3, 4}, bad_ids[] = {1, 61, 3, 4};
+    int64_t parent[] = {-1, 0, 1, 1}, late[] = {-1, 0, 3, 1}, deep[] = {-1, 0, 1, 2};
+    int64_t rows[] = {3}, far_rows[] = {4};
+    km_forward_request good = {
+        .tree = {ids, parent, 4}, .rows = rows, .n_rows = 1, .on_logits = ignore};
+    assert_int_equal(km_model_forward(&model.model, &good, NULL), KM_OK);
+    km_forward_request bad = good;
+    bad.tree.ids = bad_ids;
+    expect_status(&model.model, bad, KM_ERANGE, "token 1 has id 61");
+    bad = good;
+    bad.tree.parent = late;
+    expect_status(&model.model, bad, KM_EINVAL, "token 2 has parent 3");
+    bad = good;
+    bad.tree.parent = deep;
+    expect_status(&model.model, bad, KM_ERANGE, "position 3");
+    bad = good;
+    bad.rows = far_rows;
+    expect_status(&model.model, bad, KM_EINVAL, "rows[0] is 4");
+    bad = good;
+    bad.on_logits = NULL;
+    expect_status(&model.model, bad, KM_EINVAL, "on_logits");
+    bad = good;
+    bad.tree.n = -1;
+    expect_status(&model.model, bad, KM_EINVAL, "-1 tokens");
+    bad = good;
+    bad.n_rows = 0;
+    bad.tree.n = 0;
+    assert_int_equal(km_model_forward(&model.model, &bad, NULL), KM_OK);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+static void test_nan_is_an_error_that_says_where(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    synthetic_init(&model, ctx, llama_config());
+    int32_t ids[] = {1, 2, 3};
+    int64_t parent[] = {-1, 0, 1}, rows[] = {2};
+    km_forward_request request = {
+        .tree = {ids, parent, 3}, .rows = rows, .n_rows = 1, .on_logits = ignore};
+    float *w_down = (float *)model.layers[1].w_down, kept = *w_down;
+    *w_down = NAN;
+    expect_status(&model.model, request, KM_ENUMERIC, "layer 1: activations of token 0");
+    *w_down = kept;
+    ((float *)model.model.weights.unembed)[5] = INFINITY;
+    expect_status(&model.model, request, KM_ENUMERIC, "layer 3: logits of token 2 (position 2)");
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+static km_status refuse(void *payload, int64_t index, int32_t layer, const float *logits,
+                        int64_t vocab, km_error *err) {
+    (void)layer;
+    (void)logits;
+    (void)vocab;
+    (void)err;
+    atomic_int *calls = payload;
+    atomic_fetch_add(calls, 1);
+    return index == 1 ? KM_ECALLBACK : KM_OK;
+}
+
+static km_status cancel(void *payload, int64_t index, int32_t layer, const float *logits,
+                        int64_t vocab, km_error *err) {
+    (void)index;
+    (void)layer;
+    (void)logits;
+    (void)vocab;
+    (void)err;
+    km_ctx_cancel(payload);
+    return KM_OK;
+}
+
+static void test_callback_and_cancellation_stop_the_pass(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    forest f;
+    atomic_int calls = 0;
+    synthetic_init(&model, ctx, llama_config());
+    make_chain(&f, 30, model.model.config.vocab_size);
+    int64_t rows[] = {0, 1, 2, 3};
+    km_forward_request request = {.tree = {f.ids, f.parent, f.n},
+                                  .rows = rows,
+                                  .n_rows = 4,
+                                  .on_logits = refuse,
+                                  .payload = &calls};
+    km_error err = KM_ERROR_INIT;
+    assert_int_equal(km_model_forward(&model.model, &request, &err), KM_ECALLBACK);
+    assert_true(calls >= 1);
+    /* Cancelled while the lens of the first layer is shown: the output is never reached. */
+    request.lens_rows = rows;
+    request.n_lens_rows = 4;
+    request.on_logits = cancel;
+    request.payload = ctx;
+    km_error_clear(&err);
+    assert_int_equal(km_model_forward(&model.model, &request, &err), KM_ECANCELLED);
+    request.on_logits = ignore;
+    assert_int_equal(km_model_forward(&model.model, &request, NULL), KM_OK);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+static km_status log_probabilities(km_ctx *ctx, km_error *err) {
+    static const int32_t ids[] = {1, 2, 3};
+    synthetic model;
+    float out[2];
+    synthetic_init(&model, ctx, llama_config());
+    km_status status = km_model_logprobs_into(out, &model.model, ids, 3, err);
+    synthetic_clear(&model);
+    return status;
+}
+
+static void test_every_failing_allocation_is_reported(void **state) {
+    (void)state;
+    km_test_every_allocation(log_probabilities);
+}
+
+/* A pass that cannot fit is refused before anything is allocated. */
+static void test_a_pass_too_large_is_refused(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(1, NULL);
+    synthetic model;
+    synthetic_init(&model, ctx, llama_config());
+    model.model.config.vocab_size = INT32_MAX;
+    model.model.config.d_ffn = INT32_MAX;
+    int32_t ids[] = {0, 1, 2};
+    km_error err = KM_ERROR_INIT;
+    int64_t parent[] = {-1, 0, 1}, rows[200];
+    for (int i = 0; i < 200; i++) {
+        rows[i] = 2;
+    }
+    km_forward_request request = {
+        .tree = {ids, parent, 3}, .rows = rows, .n_rows = 200, .on_logits = ignore};
+    assert_int_equal(km_model_forward(&model.model, &request, &err), KM_ENOMEM);
+    assert_non_null(strstr(err.message, "a forward pass over 3 tokens needs"));
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+static void test_reductions_over_logits(void **state) {
+    (void)state;
+    km_ctx *ctx = make_ctx(1, NULL);
+    synthetic model;
+    synthetic_init(&model, ctx, llama_config());
+    float x[] = {1.0f, 3.0f, 3.0f, -2.0f, 1.0f};
+    double expected[] = {1.0, 3.0, 3.0, -2.0, 1.0};
+    assert_true(fabs(km_logits_logsumexp(&model.model, x, 5) - log_sum_exp(expected, 5)) < 1e-6);
+    assert_int_equal(km_logits_argmax(x, 5), 1);
+    assert_int_equal(km_logits_rank(x, 5, 1), 0);
+    assert_int_equal(km_logits_rank(x, 5, 2), 0);
+    assert_int_equal(km_logits_rank(x, 5, 0), 2);
+    assert_int_equal(km_logits_rank(x, 5, 3), 4);
+    x[0] = -INFINITY;
+    assert_true(km_logits_logsumexp(&model.model, x, 1) == -(double)INFINITY);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_variant_agrees_with_double_precision),
+        cmocka_unit_test(test_other_configurations),
+        cmocka_unit_test(test_same_bits_for_any_thread_count),
+        cmocka_unit_test(test_a_tree_is_its_sequences),
+        cmocka_unit_test(test_rows_are_what_was_asked),
+        cmocka_unit_test(test_log_probabilities_of_a_sequence),
+        cmocka_unit_test(test_bad_requests_are_refused),
+        cmocka_unit_test(test_nan_is_an_error_that_says_where),
+        cmocka_unit_test(test_callback_and_cancellation_stop_the_pass),
+        cmocka_unit_test(test_every_failing_allocation_is_reported),
+        cmocka_unit_test(test_a_pass_too_large_is_refused),
+        cmocka_unit_test(test_reductions_over_logits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
