@@ -1,0 +1,171 @@
+/* container.c: a model as it lies on disk, whichever format it has. */
+#include "io/container_private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static bool begins_with(const km_map *map, const char *magic, size_t n) {
+    return map->size >= n && memcmp(map->data, magic, n) == 0;
+}
+
+static bool ends_with(const char *path, const char *suffix) {
+    size_t n = strlen(path);
+    size_t m = strlen(suffix);
+    return n >= m && strcmp(path + n - m, suffix) == 0;
+}
+
+/* Say what a file that is not GGUF probably is and what to do with it. */
+static km_status refuse_file(const km_map *map, const char *path, km_error *err) {
+    if (begins_with(map, "PK\3\4", 4) || begins_with(map, "\x80\2", 2) || ends_with(path, ".bin") ||
+        ends_with(path, ".pt") || ends_with(path, ".pth")) {
+        return KM_SET(err, KM_EUNSUPPORTED,
+                      "PyTorch .bin and .pt files are pickles, which can run code when read: "
+                      "convert to safetensors or GGUF");
+    }
+    if (ends_with(path, ".safetensors")) {
+        return KM_SET(err, KM_EINVAL,
+                      "give the folder that holds this file together with config.json and "
+                      "tokenizer.json");
+    }
+    if (begins_with(map, "lmgg", 4) || begins_with(map, "fmgg", 4) || begins_with(map, "tjgg", 4)) {
+        return KM_SET(err, KM_EUNSUPPORTED,
+                      "a GGML file from before GGUF: convert the original model to GGUF");
+    }
+    return KM_OK;
+}
+
+static km_status refuse_split(const km_gguf *gguf, km_error *err) {
+    int64_t count = 1;
+    bool found;
+    KM_TRY(km_gguf_get_int(gguf, "split.count", &count, &found, err));
+    if (found && count > 1) {
+        return KM_SET(err, KM_EUNSUPPORTED,
+                      "one of %lld parts of a split GGUF: merge them first with llama-gguf-split "
+                      "--merge",
+                      (long long)count);
+    }
+    return KM_OK;
+}
+
+static km_status open_gguf(km_container *container, km_error *err) {
+    KM_TRY(km_map_open(&container->map, container->path, err));
+    km_status status = refuse_file(&container->map, container->path, err);
+    if (status == KM_OK) {
+        status = km_gguf_parse(&container->gguf, container->ctx, container->map.data,
+                               container->map.size, err);
+    }
+    if (status == KM_OK) {
+        status = refuse_split(container->gguf, err);
+    }
+    if (status != KM_OK) {
+        km_error_prefix(err, "%s", container->path);
+    }
+    return status;
+}
+
+km_status km_container_open(km_container **out, km_ctx *ctx, const char *path, km_error *err) {
+    *out = NULL;
+    km_status status = KM_OK;
+    km_container *container = NULL;
+    struct stat info;
+    KM_GO(km_alloc_array((void **)&container, ctx, 1, sizeof(*container), err));
+    container->ctx = ctx;
+    container->map.fd = -1;
+    container->config.fd = -1;
+    container->tokenizer.fd = -1;
+    container->tokenizer_config.fd = -1;
+    KM_GO(km_strdup(&container->path, ctx, path, err));
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        KM_GO(km__folder_open(container, err));
+    } else {
+        KM_GO(open_gguf(container, err));
+    }
+    *out = container;
+    container = NULL;
+done:
+    km_container_close(container);
+    return status;
+}
+
+void km_container_close(km_container *container) {
+    if (container == NULL) {
+        return;
+    }
+    km_ctx *ctx = container->ctx;
+    km_gguf_free(container->gguf);
+    km_map_close(&container->map);
+    for (int i = 0; i < container->n_shards; i++) {
+        km_safetensors_free(container->shards[i].st);
+        km_map_close(&container->shards[i].map);
+        km_free(ctx, container->shards[i].name);
+        km_free(ctx, container->shards[i].path);
+    }
+    km_free(ctx, container->shards);
+    km_map_close(&container->config);
+    km_map_close(&container->tokenizer);
+    km_map_close(&container->tokenizer_config);
+    km_free(ctx, container->tensors);
+    km_free(ctx, container->by_name);
+    km_free(ctx, container->path);
+    km_free(ctx, container);
+}
+
+static km_status check_map(const km_map *map, const char *path, km_error *err) {
+    km_status status = km_map_check(map, err);
+    if (status != KM_OK) {
+        km_error_prefix(err, "%s", path);
+    }
+    return status;
+}
+
+km_status km_container_check(const km_container *container, km_error *err) {
+    KM_TRY(check_map(&container->map, container->path, err));
+    for (int i = 0; i < container->n_shards; i++) {
+        KM_TRY(check_map(&container->shards[i].map, container->shards[i].path, err));
+    }
+    return KM_OK;
+}
+
+const char *km_container_path(const km_container *container) {
+    return container->path;
+}
+
+const km_gguf *km_container_gguf(const km_container *container) {
+    return container->gguf;
+}
+
+static const char *text_of(const km_map *map, size_t *n) {
+    *n = map->size;
+    return (const char *)map->data;
+}
+
+const char *km_container_config_json(const km_container *container, size_t *n) {
+    return text_of(&container->config, n);
+}
+
+const char *km_container_tokenizer_json(const km_container *container, size_t *n) {
+    return text_of(&container->tokenizer, n);
+}
+
+const char *km_container_tokenizer_config_json(const km_container *container, size_t *n) {
+    return text_of(&container->tokenizer_config, n);
+}
+
+int64_t km_container_n_tensors(const km_container *container) {
+    return container->gguf != NULL ? km_gguf_n_tensors(container->gguf) : container->n_tensors;
+}
+
+const km_tensor_info *km_container_tensor(const km_container *container, int64_t index) {
+    if (container->gguf != NULL) {
+        return km_gguf_tensor(container->gguf, index);
+    }
+    return index >= 0 && index < container->n_tensors ? container->tensors[index] : NULL;
+}
+
+const km_tensor_info *km_container_find(const km_container *container, const char *name) {
+    if (container->gguf != NULL) {
+        return km_gguf_find_tensor(container->gguf, name);
+    }
+    return km__tensors_find(container->by_name, container->n_tensors, name);
+}
