@@ -1,0 +1,74 @@
+"""km measures what a language model knows, beside the baselines that make the figures mean something.
+
+>>> import km
+>>> model = km.load()                                    # doctest: +SKIP
+>>> recall = km.memorization(model, km.datasets.facts("all"))  # doctest: +SKIP
+
+Names are loaded on first use: ``import km`` itself loads neither numpy nor the compiled modules.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from km import datasets as datasets
+    from km._km import Context as Context
+    from km.errors import ArgumentError as ArgumentError
+    from km.errors import BusyError as BusyError
+    from km.errors import CancelledError as CancelledError
+    from km.errors import Error as Error
+    from km.errors import FormatError as FormatError
+    from km.errors import NotFoundError as NotFoundError
+    from km.errors import NumericError as NumericError
+    from km.errors import ShapeError as ShapeError
+    from km.errors import UnsupportedError as UnsupportedError
+    from km.model import Model as Model
+    from km.model import load as load
+    from km.model import models as models
+    from km.result import Result as Result
+    from km.table import Table as Table
+
+    __version__: str
+
+# Where each public name lives; a name whose place is "" is a submodule.
+_PLACES = {
+    "ArgumentError": "errors",
+    "BusyError": "errors",
+    "CancelledError": "errors",
+    "Context": "_km",
+    "Error": "errors",
+    "FormatError": "errors",
+    "Model": "model",
+    "NotFoundError": "errors",
+    "NumericError": "errors",
+    "Result": "result",
+    "ShapeError": "errors",
+    "Table": "table",
+    "UnsupportedError": "errors",
+    "datasets": "",
+    "load": "model",
+    "models": "model",
+}
+
+__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    """Import the module a name lives in, once."""
+    import importlib
+
+    if name == "__version__":
+        value: object = importlib.import_module("km._km").version()
+    elif name in _PLACES:
+        place = _PLACES[name]
+        module = importlib.import_module(f"km.{place or name}")
+        value = getattr(module, name) if place else module
+    else:
+        raise AttributeError(f"module 'km' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted({*globals(), *__all__})

