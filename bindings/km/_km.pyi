@@ -128,3 +128,64 @@ class Context:
         """OpenBLAS's core type, such as "Zen"."""
     def cancel(self) -> None:
         """Stop the work running in this context with CancelledError; safe from any thread."""
+
+# ---- memorization: pure scores (km.scores.memorization wraps them) ----
+
+def score_token_logprobs(logits: Buffer, ids: Buffer) -> Array:
+    """log softmax(logits[t-1])[ids[t]] for t = 1..T-1, nats; logits (T, V) float64, ids (T) int32."""
+
+def score_token_moments(logits: Buffer) -> tuple[Array, Array]:
+    """Mean and variance of log p under p, of each row of logits (N, V) float64."""
+
+def score_loss(logprobs: Buffer) -> float:
+    """Mean of -logprobs (N) float64, nats a token; NaN without any."""
+
+def score_min_k(logprobs: Buffer, ratio: float, at_least_one: bool = False) -> float:
+    """Mean of the floor(N ratio) smallest log-probabilities; NaN when that is none."""
+
+def score_min_k_plus_plus(
+    logprobs: Buffer, mu: Buffer, sigma2: Buffer, ratio: float, at_least_one: bool = False
+) -> float:
+    """The same over (logprobs - mu) / sqrt(sigma2)."""
+
+def score_detection(
+    scores: Buffer, member: Buffer, tpr: float, fpr: float
+) -> tuple[float, float, float, int, int]:
+    """(AUROC, FPR at tpr, TPR at fpr, members, others); scores float64, member bool."""
+
+def score_extraction(generated: Buffer, suffix: Buffer) -> tuple[bool, float, int, int, float]:
+    """(extractable, match fraction, matching prefix, edit distance, edit similarity); ids int32."""
+
+def score_first_mismatch(logits: Buffer, ids: Buffer) -> int:
+    """First t whose ids[t] is not the argmax of logits[t]; N when there is none."""
+
+def score_recall_curve(
+    example: Buffer, correct: Buffer, n_examples: int, max_errors: int
+) -> tuple[Array, int, float]:
+    """(curve with room for N points, points, recall at max_errors); example int64, correct bool."""
+
+def score_exposure(
+    canary: Buffer, reference: Buffer, log2_space: float | None = None
+) -> tuple[Array, Array]:
+    """1-based ranks (int64) and exposures in bits (float64)."""
+
+def score_exposure_skewnormal(x: float, a: float, loc: float, scale: float) -> float:
+    """-log2 CDF(x) of a skew-normal distribution, bits."""
+
+def score_counterfactual(include: Buffer, score: Buffer) -> tuple[Array, Array, Array]:
+    """(memorization, mean with, mean without) of each item; include (M, N) bool, score float64."""
+
+def score_influence(include: Buffer, score: Buffer) -> Array:
+    """(N, E) influence of training items on evaluated ones; include (M, N), score (M, E)."""
+
+def score_rank(logits: Buffer, gold: Buffer, allowed: Buffer | None = None) -> Array:
+    """Number of (allowed) entries strictly larger than gold's; logits (N, V), gold (N) int32."""
+
+def score_precision_at(rank: Buffer, k: int) -> float:
+    """Share of ranks (int64) below k; NaN without any."""
+
+def score_mean_reciprocal_rank(rank: Buffer) -> float:
+    """Mean of 1 / (rank + 1); NaN without any."""
+
+def score_macro_mean(x: Buffer, group: Buffer) -> float:
+    """Mean of the groups' means; x float64, group int64."""

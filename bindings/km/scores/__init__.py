@@ -1,0 +1,7 @@
+"""Pure scores: arrays in, numbers out, with log-probabilities or logits from any framework."""
+
+from __future__ import annotations
+
+from km.scores import memorization as memorization
+
+__all__ = ["memorization"]
