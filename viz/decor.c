@@ -164,5 +164,5 @@ km_status km__viz_decorate(km_viz_scene *scene, km_error *err) {
         scene->nodes[i].y += shift;
     }
     at.y = box.bottom + 12.0;
-    return write_text(&at, scene->graph->text.footnote, 8.0, false, KM_PAINT_MUTED, 0.0, err);
+    return write_text(&at, scene->graph->text.footnote, 9.0, false, KM_PAINT_MUTED, 0.0, err);
 }

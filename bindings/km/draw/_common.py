@@ -1,0 +1,115 @@
+"""What the pictures share: text made safe and short enough, figures as text."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from km._kmviz import text_width
+
+MAX_TITLE = 600  # characters of a text shown on hovering
+_NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def visible(text: object, *, keep_lines: bool = False) -> str:
+    """Text in which every character can be drawn.
+
+    Control characters, lone surrogates and noncharacters become escapes such as ``\\x07``; bytes
+    are decoded as UTF-8 with invalid bytes escaped.
+
+    Parameters
+    ----------
+    text : object
+        A str, bytes, or anything str() takes.
+    keep_lines : bool
+        Leave line feeds as they are.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    return "".join(c if keep_lines and c == "\n" else _visible_character(c) for c in str(text))
+
+
+def _visible_character(c: str) -> str:
+    if c in _NAMES:
+        return _NAMES[c]
+    code = ord(c)
+    if unicodedata.category(c) in ("Cc", "Cs") or code & 0xFFFE == 0xFFFE:
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return " " if c in "\u2028\u2029" else c
+
+
+def token(text: object) -> str:
+    """A token as a label: blanks at its ends become U+2423, so that they can be seen."""
+    shown = visible(text)
+    left = len(shown) - len(shown.lstrip(" "))
+    right = len(shown) - len(shown.rstrip(" ")) if left < len(shown) else 0
+    return "\u2423" * left + shown[left : len(shown) - right] + "\u2423" * right
+
+
+def fit(text: str, width: float, size: float = 10.0, bold: bool = False) -> str:
+    """The text, cut with an ellipsis where it would be wider than `width` points."""
+    if text_width(text, size, bold) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_width(text[:middle].rstrip() + "…", size, bold) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + "…"
+
+
+def wrap(text: str, width: float, size: float = 10.0, bold: bool = False, lines: int = 3) -> str:
+    """The text broken at blanks into at most `lines` lines of `width` points."""
+    rows: list[str] = []
+    for word in text.split(" "):
+        longer = f"{rows[-1]} {word}" if rows else word
+        if rows and (text_width(longer, size, bold) <= width or len(rows) == lines):
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    return "\n".join(fit(row, width, size, bold) for row in rows)
+
+
+def hover(text: str) -> str:
+    """A text for hovering: every line feed stays, the length is bounded."""
+    shown = visible(text, keep_lines=True)
+    return shown if len(shown) <= MAX_TITLE else shown[: MAX_TITLE - 1] + "…"
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None where there is none."""
+    if value is None or isinstance(value, bool | str):
+        return None
+    result = float(value)  # type: ignore[arg-type]
+    return result if math.isfinite(result) else None
+
+
+def figure(value: object) -> str:
+    """A number for reading: two decimals below 10, fewer above."""
+    x = number(value)
+    if x is None:
+        return "–"
+    size = abs(x)
+    if size != 0.0 and size < 0.005:
+        return f"{x:.1g}"
+    return f"{x:.2f}" if size < 10 else f"{x:.1f}" if size < 100 else f"{x:,.0f}"
+
+
+def share(value: object) -> str:
+    """A share with two decimals."""
+    x = number(value)
+    return "–" if x is None else f"{x:.2f}"
+
+
+def interval(
+    row: Mapping[str, Any], name: str = "value", shown: Callable[[object], str] = figure
+) -> str:
+    """The value and its interval as "0.31 [0.24, 0.39]", or the value alone without one."""
+    text = shown(row.get(name))
+    if number(row.get("low")) is None or number(row.get("high")) is None:
+        return text
+    return f"{text} [{shown(row['low'])}, {shown(row['high'])}]"

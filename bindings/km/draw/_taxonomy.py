@@ -1,0 +1,290 @@
+"""The survey's taxonomy as a tree, with the evidence of one or more runs on its nodes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from km._kmviz import Graph, text_width
+from km.draw._common import figure, hover, interval, visible, wrap
+from km.picture import Picture
+
+# kind -> shape, colour, pale colour, name in the legend
+KINDS = {
+    "aspect": ("box", "muted", "faint", "aspect"),
+    "mechanism": ("ellipse", "blue", "pale-blue", "mechanism"),
+    "hypothesis": ("diamond", "vermilion", "pale-vermilion", "hypothesis"),
+    "phenomenon": ("triangle", "green", "pale-green", "phenomenon"),
+    "analysis_method": ("hexagon", "purple", "pale-purple", "analysis method"),
+    "open_question": ("invtriangle", "orange", "pale-orange", "open question"),
+}
+MARK = 9.0
+NAME_WIDTH = 165.0
+CARD_WIDTH = 250.0
+COLUMN_GAP = 26.0
+ROW_GAP = 4.0
+MAX_FIGURES = 3
+
+
+@dataclass
+class _Node:
+    """One node of the tree with what is drawn of it."""
+
+    data: Mapping[str, Any]
+    depth: int = 0
+    children: list[_Node] = field(default_factory=list)
+    evidence: list[Mapping[str, Any]] = field(default_factory=list)
+    below: int = 0  # nodes under this one
+    measured: bool = False  # this node or one under it has evidence
+    folded: int = 0  # nodes under this one that are not drawn
+    name: str = ""
+    figures: list[str] = field(default_factory=list)
+    width: float = 0.0
+    height: float = 0.0
+    y: float = 0.0
+
+
+def _plain(source: Any, evidence: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+    """Nodes and evidence from a knowledge base, a taxonomy object, a dict or a list."""
+    taxonomy = getattr(source, "taxonomy", source)
+    if evidence is None:
+        found = getattr(source, "evidence", None)
+        found = getattr(taxonomy, "evidence", ()) if found is None else found
+        evidence = found() if callable(found) else found
+    if isinstance(taxonomy, Mapping):
+        nodes = taxonomy["nodes"]
+    else:
+        nodes = getattr(taxonomy, "nodes", taxonomy)
+    return [dict(n) for n in nodes], [dict(e) for e in evidence]
+
+
+def _tree(nodes: Sequence[Mapping[str, Any]], evidence: Sequence[Mapping[str, Any]]) -> _Node:
+    made = {n["id"]: _Node(n) for n in nodes}
+    if len(made) != len(nodes):
+        raise ValueError("the taxonomy names a node twice")
+    roots = []
+    for node in made.values():
+        parent = node.data.get("parent")
+        if parent is None:
+            roots.append(node)
+        elif parent not in made:
+            raise ValueError(f"node {node.data['id']!r} has an unknown parent {parent!r}")
+        else:
+            made[parent].children.append(node)
+    if len(roots) != 1:
+        raise ValueError(f"a taxonomy has one root, this one has {len(roots)}")
+    for row in evidence:
+        if row["node"] not in made:
+            raise ValueError(f"evidence names an unknown node {row['node']!r}")
+        made[row["node"]].evidence.append(row)
+    if _count(roots[0], 0) + 1 != len(made):
+        raise ValueError("the taxonomy has a cycle")
+    return roots[0]
+
+
+def _count(node: _Node, depth: int) -> int:
+    """Depths, numbers of descendants and where evidence lies; returns the descendants."""
+    node.depth = depth
+    node.below = sum(1 + _count(child, depth + 1) for child in node.children)
+    node.measured = bool(node.evidence) or any(c.measured for c in node.children)
+    return node.below
+
+
+def _fold(node: _Node) -> None:
+    """Keep the children of the root and of every node that has evidence below it."""
+    below = any(c.measured for c in node.children)
+    if node.depth > 0 and not below:
+        node.folded = node.below
+        node.children = []
+    for child in node.children:
+        _fold(child)
+
+
+def _figure_line(row: Mapping[str, Any]) -> str:
+    n = row.get("n")
+    count = "" if n is None else f", n = {int(n):,}"
+    unit = f" {row['unit']}" if row.get("unit") in ("nats", "bits", "layers", "tokens") else ""
+    name = str(row.get("statistic") or row.get("measure") or "").replace("_", " ")
+    return visible(f"{name} {interval(row)}{unit}{count}")
+
+
+def _size(node: _Node) -> None:
+    card = bool(node.evidence)
+    name = visible(node.data["name"]) + (f"\u00a0+{node.folded}" if node.folded else "")
+    node.name = wrap(name, NAME_WIDTH, 10.0, card)
+    lines = [_figure_line(row) for row in node.evidence[:MAX_FIGURES]]
+    more = len(node.evidence) - MAX_FIGURES
+    node.figures = [wrap(line, CARD_WIDTH, 9.0, lines=2) for line in lines]
+    node.figures += [f"and {more} more"] if more > 0 else []
+    widths = [text_width(line, 10.0, card) for line in node.name.split("\n")]
+    widths += [text_width(line, 9.0) for f in node.figures for line in f.split("\n")]
+    rows = node.name.count("\n") + 1
+    figure_rows = sum(f.count("\n") + 1 for f in node.figures)
+    node.width = MARK + 6.0 + max(widths) + (24.0 if card else 3.0)
+    node.height = 12.5 * rows + 11.5 * figure_rows + (10.0 if card else 3.0)
+    for child in node.children:
+        _size(child)
+
+
+def _place(node: _Node, top: float) -> float:
+    """Give the subtree a band that begins at `top`; returns the band's height."""
+    total = 0.0
+    for child in node.children:
+        total += _place(child, top + total)
+    own = node.height + ROW_GAP
+    if own > total and node.children:
+        _shift(node.children, 0.5 * (own - total))
+    node.y = 0.5 * (node.children[0].y + node.children[-1].y) if node.children else top + 0.5 * own
+    node.y = min(max(node.y, top + 0.5 * own), top + max(own, total) - 0.5 * own)
+    return max(own, total)
+
+
+def _shift(nodes: Iterable[_Node], by: float) -> None:
+    for node in nodes:
+        node.y += by
+        _shift(node.children, by)
+
+
+def _all(node: _Node) -> list[_Node]:
+    return [node] + [n for child in node.children for n in _all(child)]
+
+
+def _columns(nodes: Sequence[_Node]) -> dict[int, float]:
+    """Left edge of each depth. A leaf has its rows to itself and may reach into later columns."""
+    widest: dict[int, float] = defaultdict(float)
+    for node in nodes:
+        widest[node.depth] = max(widest[node.depth], node.width if node.children else 0.0)
+    left, x = {}, 0.0
+    for depth in sorted(widest):
+        left[depth] = x
+        x += widest[depth] + COLUMN_GAP
+    return left
+
+
+def _hover(node: _Node) -> str:
+    parts = [str(node.data["name"]), str(node.data.get("summary") or "")]
+    for row in node.evidence:
+        line = f"{row.get('measure', '')}: {_figure_line(row)}"
+        if row.get("baseline") is not None:
+            baseline = row["baseline"]
+            shown = baseline if isinstance(baseline, str) else figure(baseline)
+            line += f"; baseline {shown}"
+        parts.append(line + (f" ({row['note']})" if row.get("note") else ""))
+    return hover("\n".join(p for p in parts if p))
+
+
+def _draw_node(graph: Graph, node: _Node, left: float) -> tuple[int, int]:
+    """Draw one node; returns the graph nodes at which edges arrive and leave."""
+    shape, color, pale, _ = KINDS.get(str(node.data.get("kind")), KINDS["aspect"])
+    title, card = _hover(node), bool(node.evidence)
+    pad = 7.0 if card else 0.0
+    box = -1
+    if card:
+        box = graph.add_node(
+            title=title, shape="round", fill=pale, stroke=color, pen=1.8,
+            x=left + 0.5 * node.width, y=node.y, width=node.width, height=node.height,
+        )  # fmt: skip
+    name_height = 12.5 * (node.name.count("\n") + 1)
+    top = node.y - 0.5 * node.height + (5.0 if card else 1.5)
+    mark = graph.add_node(
+        title=title, shape=shape, fill=color if card else "paper", stroke=color, pen=1.3,
+        x=left + pad + 0.5 * MARK, y=top + 6.25 if card else node.y, width=MARK, height=MARK,
+    )  # fmt: skip
+    text_left = left + pad + MARK + 5.0
+    room = node.width - pad - MARK - 5.0
+    strong = node.measured
+    name = graph.add_node(
+        node.name, title=title, shape="plain", stroke="none", align="left", bold=card,
+        text="ink" if strong else "muted",
+        x=text_left + 0.5 * room, y=top + 0.5 * name_height, width=room, height=name_height,
+    )  # fmt: skip
+    if card:
+        label = "\n".join(node.figures)
+        height = 11.5 * (label.count("\n") + 1)
+        graph.add_node(
+            label, title=title, shape="plain", stroke="none", align="left", size=9.0,
+            x=text_left + 0.5 * room, y=top + name_height + 0.5 * height, width=room, height=height,
+        )  # fmt: skip
+    return (box, box) if card else (mark, name)
+
+
+def _draw_tree(graph: Graph, root: _Node) -> None:
+    left = _columns(_all(root))
+    ends = {id(n): _draw_node(graph, n, left[n.depth]) for n in _all(root)}
+    for node in _all(root):
+        for child in node.children:
+            graph.add_edge(
+                ends[id(node)][1],
+                ends[id(child)][0],
+                color="muted" if child.measured else "line",
+                width=1.7 if child.measured else 0.8,
+                route="across",
+            )
+
+
+def _legend(graph: Graph, nodes: Sequence[_Node]) -> None:
+    used = {str(n.data.get("kind")) for n in nodes}
+    for kind, (shape, color, _, name) in KINDS.items():
+        if kind in used:
+            graph.add_legend(name, shape=shape, fill="paper", stroke=color)
+    if any(n.evidence for n in nodes):
+        graph.add_legend(
+            "has evidence", shape="round", fill="pale-blue", stroke="blue", width=20.0, height=11.0
+        )
+
+
+def taxonomy(
+    source: Any,
+    evidence: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    full: bool = False,
+    title: str = "Knowledge mechanisms: what was measured",
+    provenance: str = "",
+    theme: str = "auto",
+) -> Picture:
+    """Draw the taxonomy of knowledge mechanisms with the evidence measured so far.
+
+    Parameters
+    ----------
+    source : KnowledgeBase, taxonomy, dict or sequence of dicts
+        Nodes {id, parent, name, kind, summary}; a knowledge base brings its evidence.
+    evidence : iterable of dicts, optional
+        {node, measure, statistic, value, low, high, n, unit, baseline, note}.
+    full : bool
+        Draw every node; else branches without evidence are folded into "+12".
+    title : str
+    provenance : str
+        Footnote: model, precision, date.
+    theme : {"auto", "light", "dark"}
+
+    Returns
+    -------
+    Picture
+    """
+    nodes, rows = _plain(source, evidence)
+    root = _tree(nodes, rows)
+    if not full:
+        _fold(root)
+    _size(root)
+    _place(root, 0.0)
+    shown = _all(root)
+    measured = sum(bool(n.evidence) for n in shown)
+    subtitle = (
+        f"{measured} of {len(nodes)} nodes have evidence; figures are value [95 % interval], n."
+    )
+    if len(shown) < len(nodes):
+        subtitle += f" Drawn: {len(shown)}; “+12” counts folded nodes below, none with evidence."
+    described = "; ".join(
+        f"{n.data['name']}: {', '.join(_figure_line(r) for r in n.evidence)}"
+        for n in shown
+        if n.evidence
+    )
+    graph = Graph(
+        "fixed", visible(title), visible(subtitle), visible(described)[:6000],
+        visible(provenance, keep_lines=True),
+    )  # fmt: skip
+    _draw_tree(graph, root)
+    _legend(graph, shown)
+    return Picture(graph, title, theme)
