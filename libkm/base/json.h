@@ -14,5 +14,9 @@
  * twice in an object, an integer beyond 64 bits and nesting deeper than jansson's limit (2048);
  * KM_ERANGE for a text beyond KM_JSON_MAX_BYTES; KM_ENOMEM. */
 KM_NODISCARD km_status km_json_parse(json_t **out, const char *text, size_t n, km_error *err);
+/* The same with every integer read as a double, for files that write integers of any size:
+ * tokenizer_config.json has a model_max_length of 10^30. */
+KM_NODISCARD km_status km_json_parse_doubles(json_t **out, const char *text, size_t n,
+                                             km_error *err);
 
 #endif

@@ -1,0 +1,185 @@
+/* tokenizer.c: the public face of a tokenizer: encode, decode, what its tokens are. */
+#include <string.h>
+
+#include "text/text_private.h"
+
+void km_tokens_clear(km_tokens *tokens) {
+    if (tokens->ctx != NULL) {
+        km_free(tokens->ctx, tokens->items);
+    }
+    *tokens = (km_tokens)KM_TOKENS_INIT;
+}
+
+km_status km__tokens_push(km_tokens *out, int32_t id, int64_t start, int64_t end, km_error *err) {
+    if (out->n == out->capacity) {
+        int64_t capacity = out->capacity < 32 ? 32 : out->capacity + out->capacity / 2;
+        void *block = out->items;
+        size_t bytes;
+        if (!km_size_mul(&bytes, (size_t)capacity, sizeof(km_token))) {
+            return KM_SET(err, KM_ENOMEM, "%lld tokens do not fit into memory",
+                          (long long)capacity);
+        }
+        KM_TRY(km_realloc(&block, out->ctx, bytes, err));
+        out->items = block;
+        out->capacity = capacity;
+    }
+    out->items[out->n++] = (km_token){.id = id, .start = start, .end = end};
+    return KM_OK;
+}
+
+void km_tokenizer_free(km_tokenizer *tokenizer) {
+    if (tokenizer == NULL) {
+        return;
+    }
+    km_ctx *ctx = tokenizer->ctx;
+    km__strings_clear(&tokenizer->surface, ctx);
+    km__strings_clear(&tokenizer->keys, ctx);
+    km__text_table_clear(&tokenizer->ids, ctx);
+    km__merge_table_clear(&tokenizer->merges, ctx);
+    km_free(ctx, tokenizer->types);
+    km_free(ctx, tokenizer->priority);
+    km_free(ctx, tokenizer->added.items);
+    km_free(ctx, tokenizer);
+}
+
+static km_status encode_segment(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                                const char *text, size_t from, size_t to, km_error *err) {
+    if (from == to) {
+        return KM_OK;
+    }
+    if (tokenizer->kind == KM_TOKENIZER_BPE) {
+        return km__bpe_encode(out, scratch, tokenizer, text + from, to - from, (int64_t)from, err);
+    }
+    return km__spm_encode(out, scratch, tokenizer, text + from, to - from, (int64_t)from, err);
+}
+
+/* Cut out added tokens, encode what lies between. A special token that is not to be parsed is
+ * still found first, as in `tokenizers`, so that no user-defined token matches inside it. */
+static km_status encode_text(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                             const char *text, size_t n, bool parse_special, km_error *err) {
+    size_t from = 0;
+    size_t look = 0;
+    size_t start;
+    const km__added *found;
+    while ((found = km__added_set_find(&tokenizer->added, text, n, look, &start)) != NULL) {
+        look = start + found->n;
+        if (!parse_special && km_tokenizer_is_special(tokenizer, found->id)) {
+            continue;
+        }
+        KM_TRY(encode_segment(out, scratch, tokenizer, text, from, start, err));
+        KM_TRY(km__tokens_push(out, found->id, (int64_t)start, (int64_t)look, err));
+        from = look;
+    }
+    return encode_segment(out, scratch, tokenizer, text, from, n, err);
+}
+
+km_status km_tokenizer_encode(km_tokens *out, const km_tokenizer *tokenizer, const char *text,
+                              size_t n, const km_encode_options *options, km_error *err) {
+    const km_encode_options defaults = KM_ENCODE_OPTIONS_INIT;
+    options = options != NULL ? options : &defaults;
+    if (options->bos == KM_BOS_ALWAYS && tokenizer->bos < 0) {
+        return KM_SET(err, KM_EINVAL, "bos asked for, but this tokenizer has no bos token");
+    }
+    if (out->ctx == NULL) {
+        out->ctx = tokenizer->ctx;
+    }
+    km__scratch scratch = {.ctx = tokenizer->ctx};
+    int64_t before = out->n;
+    km_status status = KM_OK;
+    bool bos = options->bos == KM_BOS_MODEL ? tokenizer->add_bos : options->bos == KM_BOS_ALWAYS;
+    if (bos) {
+        KM_GO(km__tokens_push(out, tokenizer->bos, 0, 0, err));
+    }
+    KM_GO(encode_text(out, &scratch, tokenizer, text, n, options->parse_special, err));
+done:
+    km__scratch_clear(&scratch);
+    if (status != KM_OK) {
+        out->n = before;
+    }
+    return status;
+}
+
+/* Bytes of the decoded ids; errors: KM_ERANGE. */
+static km_status decoded_size(size_t *out, const km_tokenizer *tokenizer, const int32_t *ids,
+                              int64_t n, km_error *err) {
+    size_t total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= tokenizer->n) {
+            return KM_SET(err, KM_ERANGE,
+                          "id %d at position %lld is outside the vocabulary of %lld", ids[i],
+                          (long long)i, (long long)tokenizer->n);
+        }
+        if (!km_size_add(&total, total, km__strings_at(&tokenizer->surface, ids[i]).n)) {
+            return KM_SET(err, KM_ENOMEM, "the text of %lld ids is too long", (long long)n);
+        }
+    }
+    *out = total;
+    return KM_OK;
+}
+
+km_status km_tokenizer_decode(char **out, size_t *n_out, const km_tokenizer *tokenizer,
+                              const int32_t *ids, int64_t n, bool special, km_error *err) {
+    size_t room;
+    void *block = NULL;
+    KM_TRY(decoded_size(&room, tokenizer, ids, n, err));
+    if (!km_size_add(&room, room, 1)) {
+        return KM_SET(err, KM_ENOMEM, "the text of %lld ids is too long", (long long)n);
+    }
+    KM_TRY(km_alloc(&block, tokenizer->ctx, room, err));
+    char *text = block;
+    size_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        km_slice piece = km__strings_at(&tokenizer->surface, ids[i]);
+        if ((special || !km_tokenizer_is_special(tokenizer, ids[i])) && piece.n > 0) {
+            memcpy(text + at, piece.data, piece.n);
+            at += piece.n;
+        }
+    }
+    if (tokenizer->add_space_prefix && at > 0 && text[0] == ' ') {
+        memmove(text, text + 1, --at); /* the blank that encoding puts before the text */
+    }
+    text[at] = '\0';
+    *out = text;
+    *n_out = at;
+    return KM_OK;
+}
+
+void km_text_free(const km_tokenizer *tokenizer, char *text) {
+    km_free(tokenizer->ctx, text);
+}
+
+int64_t km_tokenizer_vocab_size(const km_tokenizer *tokenizer) {
+    return tokenizer->n;
+}
+
+int32_t km_tokenizer_bos(const km_tokenizer *tokenizer) {
+    return tokenizer->bos;
+}
+
+int32_t km_tokenizer_eos(const km_tokenizer *tokenizer) {
+    return tokenizer->eos;
+}
+
+bool km_tokenizer_adds_bos(const km_tokenizer *tokenizer) {
+    return tokenizer->add_bos;
+}
+
+const char *km_tokenizer_piece(const km_tokenizer *tokenizer, int32_t id, size_t *n) {
+    if (id < 0 || id >= tokenizer->n) {
+        return NULL;
+    }
+    km_slice piece = km__strings_at(&tokenizer->surface, id);
+    *n = piece.n;
+    return piece.data;
+}
+
+bool km_tokenizer_is_special(const km_tokenizer *tokenizer, int32_t id) {
+    if (id < 0 || id >= tokenizer->n) {
+        return false;
+    }
+    return tokenizer->types[id] == KM_TOKEN_CONTROL || tokenizer->types[id] == KM_TOKEN_UNKNOWN;
+}
+
+const char *km_tokenizer_hash(const km_tokenizer *tokenizer) {
+    return tokenizer->hash;
+}
