@@ -40,7 +40,8 @@ struct km_model {
     km_weights weights;
     int64_t n_parameters;
     char precision[16];
-    char fingerprint[65]; /* "" until computed */
+    atomic_int fingerprint_state; /* fingerprint.c: absent, being written, ready */
+    char fingerprint[65];
     char *path;
 };
 

@@ -52,11 +52,13 @@ static void q4_0_to_f32(float *dst, const void *src, int64_t n) {
     const unsigned char *p = src;
     for (int64_t b = 0; b < n / 32; b++, p += 18, dst += 32) {
         float d = km__half_at(p);
+        unsigned char q[16];
+        memcpy(q, p + 2, sizeof(q));
         for (int i = 0; i < 16; i++) {
-            dst[i] = d * (float)((p[2 + i] & 15) - 8);
+            dst[i] = d * (float)((q[i] & 15) - 8);
         }
         for (int i = 0; i < 16; i++) {
-            dst[16 + i] = d * (float)((p[2 + i] >> 4) - 8);
+            dst[16 + i] = d * (float)((q[i] >> 4) - 8);
         }
     }
 }
@@ -67,11 +69,13 @@ static void q4_1_to_f32(float *dst, const void *src, int64_t n) {
     for (int64_t b = 0; b < n / 32; b++, p += 20, dst += 32) {
         float d = km__half_at(p);
         float m = km__half_at(p + 2);
+        unsigned char q[16];
+        memcpy(q, p + 4, sizeof(q));
         for (int i = 0; i < 16; i++) {
-            dst[i] = d * (float)(p[4 + i] & 15) + m;
+            dst[i] = d * (float)(q[i] & 15) + m;
         }
         for (int i = 0; i < 16; i++) {
-            dst[16 + i] = d * (float)(p[4 + i] >> 4) + m;
+            dst[16 + i] = d * (float)(q[i] >> 4) + m;
         }
     }
 }
