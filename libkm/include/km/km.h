@@ -7,6 +7,7 @@
 #include "km/error.h"
 #include "km/memorization.h"
 #include "km/model.h"
+#include "km/stats.h"
 #include "km/table.h"
 #include "km/text.h"
 
