@@ -1,4 +1,4 @@
-"""km measures what a language model knows, beside the baselines that make the figures mean something.
+"""km measures what a language model knows, beside baselines that give the figures a meaning.
 
 >>> import km
 >>> model = km.load()                                    # doctest: +SKIP
@@ -50,7 +50,7 @@ _PLACES = {
     "models": "model",
 }
 
-__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604
+__all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -71,4 +71,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """Public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

