@@ -129,6 +129,122 @@ class Context:
     def cancel(self) -> None:
         """Stop the work running in this context with CancelledError; safe from any thread."""
 
+@final
+class Model:
+    """A language model held for exact measurement.
+
+    Immutable, and may be shared between threads: calls on one context take turns, waiting without
+    the GIL.
+
+    Parameters
+    ----------
+    path : path-like
+        A .gguf file or a Hugging Face folder.
+    context : Context
+        Threads and memory.
+    max_bytes : int
+        Refuse to load when the estimate is larger; 0: what is available.
+
+    Raises
+    ------
+    FormatError, UnsupportedError, OSError, MemoryError
+        The message names the file and the tensor, key or field.
+    """
+
+    def __new__(cls, path: _Path, context: Context, max_bytes: int = 0) -> Model: ...
+    def encode(
+        self, text: str | bytes, bos: bool | None = None, special: bool = False
+    ) -> Array:
+        """Token ids of a text.
+
+        Parameters
+        ----------
+        text : str or bytes
+            Bytes need not be UTF-8.
+        bos : bool, optional
+            Put the beginning-of-sequence token first; None: what the model file says.
+        special : bool
+            Treat special tokens written in the text as those tokens.
+
+        Returns
+        -------
+        (T) int32
+        """
+    def tokens(
+        self, text: str | bytes, bos: bool | None = None, special: bool = False
+    ) -> tuple[Array, Array]:
+        """Token ids (T) int32, and (T, 2) int64: the bytes start..end of the text each stands for."""
+    def decode(self, ids: Buffer, special: bool = True) -> bytes:
+        """The bytes that ids (T) int32 stand for; special tokens only when `special`.
+
+        Raises
+        ------
+        ArgumentError
+            An id outside the vocabulary.
+        """
+    def piece(self, id: int) -> bytes:
+        """The surface bytes of a token."""
+    def is_special(self, id: int) -> bool:
+        """Whether a token is special (control or user-defined)."""
+    def logprobs(self, ids: Buffer) -> Array:
+        """log p(ids[t] | ids[:t]) for t = 1..T-1.
+
+        Parameters
+        ----------
+        ids : (T) int32
+
+        Returns
+        -------
+        (T-1) float32, nats
+
+        Raises
+        ------
+        ArgumentError
+            No ids, an id outside the vocabulary, or more than the context length.
+        """
+    def next_logprobs(self, ids: Buffer) -> Array:
+        """log p(. | ids) over the vocabulary.
+
+        Parameters
+        ----------
+        ids : (T) int32
+
+        Returns
+        -------
+        (V) float32, nats
+        """
+    def random_like(self, seed: int = 0) -> Model:
+        """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the configuration and each tensor's name, type, shape and bytes."""
+    @property
+    def config(self) -> dict[str, Any]:
+        """Architecture, sizes and constants of the forward pass."""
+    @property
+    def context(self) -> Context:
+        """The context the model works in."""
+    @property
+    def path(self) -> str:
+        """Where the model was loaded from; "" for a random one."""
+    @property
+    def precision(self) -> str:
+        """Commonest type of the weight matrices, such as "Q4_1"."""
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 (hex) over everything that decides token ids."""
+    @property
+    def bos(self) -> int | None:
+        """Id of the beginning-of-sequence token."""
+    @property
+    def eos(self) -> int | None:
+        """Id of the end-of-sequence token."""
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model file asks for the beginning-of-sequence token."""
+
 # ---- memorization: pure scores (km.scores.memorization wraps them) ----
 
 def score_token_logprobs(logits: Buffer, ids: Buffer) -> Array:

@@ -7,6 +7,7 @@ static PyType_Spec *const TYPES[KM_N_TYPES] = {
     &km_py_array_spec,
     &km_py_table_spec,
     &km_py_context_spec,
+    &km_py_model_spec,
 };
 
 /* Functions: one table a wrapper file. */

@@ -11,6 +11,7 @@ typedef enum km_type_index {
     KM_TYPE_ARRAY = 0,
     KM_TYPE_TABLE,
     KM_TYPE_CONTEXT,
+    KM_TYPE_MODEL,
     KM_N_TYPES
 } km_type_index;
 
