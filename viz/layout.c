@@ -171,7 +171,7 @@ static void set_graph(Agraph_t *g, const km_graph *graph, bool dark) {
     set(g, "rankdir", graph->layout == KM_LAYOUT_RIGHT ? "LR" : "TB");
     set(g, "nodesep", "0.18");
     set(g, "ranksep", graph->layout == KM_LAYOUT_RADIAL ? "1.2" : "0.5");
-    set(g, "overlap", "false");
+    set(g, "overlap", "scalexy"); /* prism, the default, draws from rand() */
     set(g, "splines", "true");
     set(g, "root", "n0");
 }
