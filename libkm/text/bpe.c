@@ -2,8 +2,8 @@
  *
  * Text that is not well-formed UTF-8 is first cleaned as llama.cpp does it: a byte that starts no
  * character becomes U+FFFD, overlong forms become the character they spell. A byte the vocabulary
- * has no token for is left out, as in `tokenizers`: its neighbours may merge across the gap, and
- * the offsets show it. */
+ * has no token for is left out, as in `tokenizers`: in well-formed text its neighbours may merge
+ * across the gap, and the offsets show it. */
 #include <string.h>
 
 #include "text/text_private.h"
@@ -56,6 +56,39 @@ static int64_t end_offset(const segment *s, size_t at) {
     return s->map[at];
 }
 
+/* Symbols of the bytes from `from`; *to is where they end: behind the word, or, in text that is not
+ * well-formed, behind a byte without a token, because llama.cpp merges nothing across it. */
+static km_status push_bytes(size_t *to, km__scratch *scratch, const km_tokenizer *tokenizer,
+                            const char *word, size_t from, size_t n, km_error *err) {
+    scratch->n_symbols = 0;
+    for (size_t i = from; i < n; i++) {
+        int32_t id = tokenizer->byte_ids[(unsigned char)word[i]];
+        if (id >= 0) {
+            km__symbol symbol = {.id = id, .begin = (int32_t)i, .end = (int32_t)i + 1};
+            KM_TRY(km__scratch_push(scratch, &symbol, err));
+        } else if (!scratch->well_formed) {
+            *to = i + 1;
+            return KM_OK;
+        }
+    }
+    *to = n;
+    return KM_OK;
+}
+
+static km_status merge_symbols(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                               const segment *s, size_t at, km_error *err) {
+    if (scratch->n_symbols == 0) {
+        return KM_OK;
+    }
+    KM_TRY(km__merge_word(scratch, tokenizer, s->text + at, err));
+    for (int32_t i = 0; i >= 0; i = scratch->symbols[i].next) {
+        const km__symbol *symbol = &scratch->symbols[i];
+        KM_TRY(km__tokens_push(out, symbol->id, start_offset(s, at + (size_t)symbol->begin),
+                               end_offset(s, at + (size_t)symbol->end), err));
+    }
+    return KM_OK;
+}
+
 static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
                              const segment *s, size_t at, size_t n, km_error *err) {
     if (n > INT32_MAX) {
@@ -68,22 +101,11 @@ static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_toke
             return km__tokens_push(out, id, start_offset(s, at), end_offset(s, at + n), err);
         }
     }
-    scratch->n_symbols = 0;
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = tokenizer->byte_ids[(unsigned char)word[i]];
-        if (id >= 0) {
-            km__symbol symbol = {.id = id, .begin = (int32_t)i, .end = (int32_t)i + 1};
-            KM_TRY(km__scratch_push(scratch, &symbol, err));
-        }
-    }
-    if (scratch->n_symbols == 0) {
-        return KM_OK;
-    }
-    KM_TRY(km__merge_word(scratch, tokenizer, word, err));
-    for (int32_t i = 0; i >= 0; i = scratch->symbols[i].next) {
-        const km__symbol *symbol = &scratch->symbols[i];
-        KM_TRY(km__tokens_push(out, symbol->id, start_offset(s, at + (size_t)symbol->begin),
-                               end_offset(s, at + (size_t)symbol->end), err));
+    for (size_t from = 0; from < n;) {
+        size_t to;
+        KM_TRY(push_bytes(&to, scratch, tokenizer, word, from, n, err));
+        KM_TRY(merge_symbols(out, scratch, tokenizer, s, at, err));
+        from = to;
     }
     return KM_OK;
 }
@@ -91,7 +113,7 @@ static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_toke
 km_status km__bpe_encode(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
                          const char *text, size_t n, int64_t base, km_error *err) {
     segment s = {text, n, NULL, base};
-    if (!km_utf8_valid(text, n)) {
+    if (!scratch->well_formed) {
         KM_TRY(clean(&s, scratch, text, n, base, err));
     }
     for (size_t at = 0; at < s.n;) {

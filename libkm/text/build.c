@@ -317,6 +317,24 @@ static km_slice added_text(const km_tokenizer *t, int64_t id) {
     return km__strings_at(t->kind == KM_TOKENIZER_BPE ? &t->surface : &t->keys, id);
 }
 
+/* Tokens of blanks that llama.cpp cuts out whole: user-defined in GGUF. A tokenizer.json does not
+ * mark them, but a vocabulary with a leading blank has none. */
+static void build_blanks(km_tokenizer *t, const km_tokenizer_spec *spec) {
+    bool marked = false;
+    for (int64_t i = 0; i < t->n; i++) {
+        marked = marked || is_blank_run(spec, i);
+    }
+    if (t->kind != KM_TOKENIZER_SPM || t->add_space_prefix || (spec->merges == NULL && !marked)) {
+        return;
+    }
+    char marks[MARK_BYTES * KM__LONGEST_BLANKS];
+    for (size_t i = 0; i < KM__LONGEST_BLANKS; i++) {
+        memcpy(marks + MARK_BYTES * i, MARK, MARK_BYTES);
+        bool known = km__text_table_find(&t->ids, &t->keys, marks, MARK_BYTES * (i + 1)) >= 0;
+        t->longest_blanks = known && i > 0 ? i + 1 : t->longest_blanks;
+    }
+}
+
 static km_status build_added(km_tokenizer *t, km_error *err) {
     int64_t count = 0;
     for (int64_t i = 0; i < t->n; i++) {
@@ -371,6 +389,7 @@ static km_status build(km_tokenizer *t, const km_tokenizer_spec *spec, km_error 
     build_byte_ids(t);
     KM_TRY(build_merges(t, spec, &sha, err));
     KM_TRY(build_priorities(t, spec, &sha, err));
+    build_blanks(t, spec);
     KM_TRY(build_added(t, err));
     finish_hash(t, &sha);
     return KM_OK;

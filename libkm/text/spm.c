@@ -129,8 +129,9 @@ static km_status push_characters(km__scratch *scratch, const km_tokenizer *token
     return KM_OK;
 }
 
-km_status km__spm_encode(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                         const char *text, size_t n, int64_t base, km_error *err) {
+/* A piece of the segment that is merged as one word. */
+static km_status encode_piece(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                              const char *text, size_t n, int64_t base, km_error *err) {
     bool prefix = tokenizer->add_space_prefix;
     KM_TRY(mark_blanks(scratch, text, n, prefix, err));
     KM_TRY(push_characters(scratch, tokenizer, err));
@@ -146,4 +147,59 @@ km_status km__spm_encode(km_tokens *out, km__scratch *scratch, const km_tokenize
         KM_TRY(km__tokens_push(out, symbol->id, base + start, base + end, err));
     }
     return KM_OK;
+}
+
+/* The longest token for blanks at the start of text; *length is how many it takes, 0: none. */
+static int32_t blank_token(size_t *length, const km_tokenizer *tokenizer, const char *text,
+                           size_t n) {
+    char marks[MARK_BYTES * KM__LONGEST_BLANKS];
+    size_t run = 0;
+    while (run < n && run < tokenizer->longest_blanks && text[run] == ' ') {
+        memcpy(marks + MARK_BYTES * run++, MARK, MARK_BYTES);
+    }
+    for (; run > 1; run--) {
+        int32_t id =
+            km__text_table_find(&tokenizer->ids, &tokenizer->keys, marks, MARK_BYTES * run);
+        if (id >= 0) {
+            *length = run;
+            return id;
+        }
+    }
+    *length = 0;
+    return -1;
+}
+
+/* llama.cpp cuts tokens of blanks out before it merges, which shows where text is not well-formed:
+ * elsewhere their merges come first and give the same. */
+static km_status encode_tolerant(km_tokens *out, km__scratch *scratch,
+                                 const km_tokenizer *tokenizer, const char *text, size_t n,
+                                 int64_t base, km_error *err) {
+    size_t from = 0;
+    for (size_t at = 0; at <= n;) {
+        size_t length = 0;
+        int32_t id = at < n ? blank_token(&length, tokenizer, text + at, n - at) : -1;
+        if (id < 0 && at < n) {
+            at++;
+            continue;
+        }
+        if (at > from) {
+            KM_TRY(encode_piece(out, scratch, tokenizer, text + from, at - from,
+                                base + (int64_t)from, err));
+        }
+        if (id < 0) {
+            break;
+        }
+        KM_TRY(km__tokens_push(out, id, base + (int64_t)at, base + (int64_t)(at + length), err));
+        at += length;
+        from = at;
+    }
+    return KM_OK;
+}
+
+km_status km__spm_encode(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                         const char *text, size_t n, int64_t base, km_error *err) {
+    if (scratch->well_formed || tokenizer->longest_blanks == 0) {
+        return encode_piece(out, scratch, tokenizer, text, n, base, err);
+    }
+    return encode_tolerant(out, scratch, tokenizer, text, n, base, err);
 }

@@ -104,6 +104,8 @@ const km__added *km__added_set_find(const km__added_set *set, const char *text, 
 
 /* ---- tokenizer.c ---- */
 
+#define KM__LONGEST_BLANKS 64
+
 struct km_tokenizer {
     km_ctx *ctx;
     km_tokenizer_kind kind;
@@ -119,6 +121,7 @@ struct km_tokenizer {
     uint64_t *priority;     /* (n) SPM without merges: 33 bits, lower first; else NULL */
     int32_t byte_ids[256];  /* -1 where the vocabulary has no token for the byte */
     size_t longest;         /* bytes of the longest key */
+    size_t longest_blanks;  /* SPM: blanks in the longest token of blanks alone, 0: none */
     km__added_set added;
     char hash[65];
 };
@@ -148,6 +151,7 @@ typedef struct km__scratch {
     size_t text_n, text_capacity;
     int64_t *map; /* (text_n + 1) offset in the input of each byte of the cleaned copy */
     size_t map_capacity;
+    bool well_formed; /* the whole input is UTF-8: `tokenizers` is the authority, else llama.cpp */
 } km__scratch;
 
 void km__scratch_clear(km__scratch *scratch);

@@ -83,7 +83,7 @@ km_status km_tokenizer_encode(km_tokens *out, const km_tokenizer *tokenizer, con
     if (out->ctx == NULL) {
         out->ctx = tokenizer->ctx;
     }
-    km__scratch scratch = {.ctx = tokenizer->ctx};
+    km__scratch scratch = {.ctx = tokenizer->ctx, .well_formed = km_utf8_valid(text, n)};
     int64_t before = out->n;
     km_status status = KM_OK;
     bool bos = options->bos == KM_BOS_MODEL ? tokenizer->add_bos : options->bos == KM_BOS_ALWAYS;
