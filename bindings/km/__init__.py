@@ -12,6 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
+    from km import draw as draw
     from km._km import Context as Context
     from km.errors import ArgumentError as ArgumentError
     from km.errors import BusyError as BusyError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
+    from km.picture import Picture as Picture
     from km.result import Result as Result
     from km.table import Table as Table
 
@@ -41,11 +43,13 @@ _PLACES = {
     "Model": "model",
     "NotFoundError": "errors",
     "NumericError": "errors",
+    "Picture": "picture",
     "Result": "result",
     "ShapeError": "errors",
     "Table": "table",
     "UnsupportedError": "errors",
     "datasets": "",
+    "draw": "",
     "load": "model",
     "models": "model",
 }

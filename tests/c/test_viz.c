@@ -1,17 +1,10 @@
 /* test_viz.c: pictures: hostile labels change nothing but themselves, the SVG holds only what the
  * allow-list names, limits are refused with clear errors, drawing from several threads agrees. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 #include <pthread.h>
 
-#include "base/base.h"
 #include "km/viz.h"
+#include "km_test.h"
 #include "viz_private.h"
 
 /* Graphviz, Pango and fontconfig keep caches for the life of the process and leak a little of
@@ -26,9 +19,8 @@ static km_ctx *ctx;
 
 static int open_context(void **state) {
     (void)state;
-    km_ctx_options options = KM_CTX_OPTIONS_INIT;
-    options.n_threads = 1;
-    return km_ctx_new(&ctx, &options, NULL) == KM_OK ? 0 : -1;
+    ctx = km_test_ctx(1);
+    return 0;
 }
 
 static int close_context(void **state) {
@@ -397,72 +389,40 @@ static void threads_agree(void **state) {
 
 /* ---- allocation failures ---- */
 
-typedef struct budget {
-    int64_t left;
-} budget;
-
-static void *budget_alloc(void *payload, size_t size, size_t align) {
-    budget *b = payload;
-    size_t rounded = (size + align - 1) / align * align;
-    return b->left-- > 0 ? aligned_alloc(align, rounded == 0 ? align : rounded) : NULL;
-}
-
-static void *budget_realloc(void *payload, void *ptr, size_t old_size, size_t new_size,
-                            size_t align) {
-    void *grown = budget_alloc(payload, new_size, align);
-    if (grown != NULL) {
-        memcpy(grown, ptr, old_size < new_size ? old_size : new_size);
-        free(ptr);
-    }
-    return grown;
-}
-
-static void budget_free(void *payload, void *ptr, size_t size) {
-    (void)payload;
-    (void)size;
-    free(ptr);
-}
-
-static km_status small_picture(km_ctx *poor, km_layout layout) {
+static km_status small_picture(km_ctx *poor, km_layout layout, km_error *err) {
     km_graph *graph = NULL;
     km_picture picture = KM_PICTURE_INIT;
     km_graph_text text = {"title", "subtitle", "", "footnote"};
     km_graph_node node = KM_GRAPH_NODE_INIT;
     km_graph_edge edge = KM_GRAPH_EDGE_INIT;
-    km_status status = km_graph_new(&graph, poor, layout, &text, NULL);
+    km_status status = km_graph_new(&graph, poor, layout, &text, err);
     node.label = "label";
     edge.label = "edge";
     edge.to = 1;
     for (int i = 0; status == KM_OK && i < 2; i++) {
-        status = km_graph_add_node(NULL, graph, &node, NULL);
+        status = km_graph_add_node(NULL, graph, &node, err);
     }
-    status = status == KM_OK ? km_graph_add_edge(NULL, graph, &edge, NULL) : status;
+    status = status == KM_OK ? km_graph_add_edge(NULL, graph, &edge, err) : status;
     if (status == KM_OK) {
-        status = km_graph_render(&picture, graph, KM_FORMAT_SVG, KM_THEME_AUTO, 1.0, NULL);
+        status = km_graph_render(&picture, graph, KM_FORMAT_SVG, KM_THEME_AUTO, 1.0, err);
     }
     km_picture_clear(&picture);
     km_graph_free(graph);
     return status;
 }
 
+static km_status small_fixed_picture(km_ctx *poor, km_error *err) {
+    return small_picture(poor, KM_LAYOUT_FIXED, err);
+}
+
+static km_status small_arranged_picture(km_ctx *poor, km_error *err) {
+    return small_picture(poor, KM_LAYOUT_DOWN, err);
+}
+
 static void every_failed_allocation_is_reported(void **state) {
     (void)state;
-    for (int layout = KM_LAYOUT_FIXED; layout <= KM_LAYOUT_DOWN; layout++) {
-        km_status status = KM_ENOMEM;
-        for (int64_t n = 0; status != KM_OK; n++) {
-            budget b = {INT64_MAX};
-            km_allocator allocator = {budget_alloc, budget_realloc, budget_free, &b};
-            km_ctx_options options = {1, NULL, &allocator};
-            km_ctx *poor = NULL;
-            assert_int_equal(km_ctx_new(&poor, &options, NULL), KM_OK);
-            b.left = n;
-            status = small_picture(poor, (km_layout)layout);
-            assert_true(status == KM_OK || status == KM_ENOMEM);
-            assert_true(n < 1000);
-            b.left = INT64_MAX;
-            km_ctx_free(poor);
-        }
-    }
+    km_test_every_allocation(small_fixed_picture);
+    km_test_every_allocation(small_arranged_picture);
 }
 
 static void text_width_bounds_and_names(void **state) {

@@ -159,7 +159,8 @@ def _subtitle(layers: list[dict[str, Any]], drawn: int, k: int, model: str) -> s
     fold = "" if drawn == len(layers) else f" {drawn} of {len(layers)} layers are drawn."
     return (
         f"Logit lens{f' of {model}' if model else ''}, n = 1 fact: the {k} most probable next "
-        f"tokens after each layer, read through the model's own final norm; ␣ is a blank.{story}{fold}"
+        "tokens after each layer, read through the model's own final norm; ␣ is a blank."
+        f"{story}{fold}"
     )
 
 
