@@ -46,15 +46,24 @@ function(km_compile target)
   endif()
 endfunction()
 
-# km_add_part(name SOURCES files... LIBS libs... EXPORTS patterns...): a part over libkm's base (kb, viz) as the static library km_<name>
-# for our own modules and tests, and as the installed shared library km_<name> for C users.
+# km_add_part(name SOURCES files... LIBS libs... EXPORTS patterns...): a part over libkm's base (kb,
+# viz) as the static library km_<name> for our own modules and tests, and as the installed shared
+# library km_<name> for C users. Sources are compiled once.
 function(km_add_part name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;EXPORTS" ${ARGN})
-  add_library(km_${name} STATIC ${ARG_SOURCES})
-  target_link_libraries(km_${name} PUBLIC km_static)
-  add_library(km_${name}_shared SHARED ${ARG_SOURCES} $<TARGET_OBJECTS:km_base>)
-  target_link_libraries(km_${name}_shared PUBLIC km PRIVATE PkgConfig::OPENBLAS PkgConfig::JANSSON
-                                                 Threads::Threads m)
+  add_library(km_${name}_objects OBJECT ${ARG_SOURCES})
+  target_include_directories(km_${name}_objects
+    PRIVATE include ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/libkm
+            ${PROJECT_SOURCE_DIR}/libkm/include)
+  target_link_libraries(km_${name}_objects PRIVATE ${ARG_LIBS} Threads::Threads)
+  km_compile(km_${name}_objects)
+
+  add_library(km_${name} STATIC $<TARGET_OBJECTS:km_${name}_objects>)
+  target_link_libraries(km_${name} PUBLIC km_static PRIVATE ${ARG_LIBS})
+  add_library(km_${name}_shared SHARED $<TARGET_OBJECTS:km_${name}_objects>
+                                       $<TARGET_OBJECTS:km_base>)
+  target_link_libraries(km_${name}_shared PUBLIC km PRIVATE ${ARG_LIBS} PkgConfig::OPENBLAS
+                                                 PkgConfig::JANSSON Threads::Threads m)
   set_target_properties(km_${name}_shared PROPERTIES OUTPUT_NAME km_${name}
                         VERSION ${PROJECT_VERSION} SOVERSION 0)
   list(JOIN ARG_EXPORTS "; " exports)
@@ -63,11 +72,9 @@ function(km_add_part name)
   target_link_options(km_${name}_shared PRIVATE
                       -Wl,--version-script=${CMAKE_CURRENT_BINARY_DIR}/${name}.map)
   foreach(target km_${name} km_${name}_shared)
-    target_include_directories(${target}
-      PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
-             $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
-      PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/libkm)
-    target_link_libraries(${target} PRIVATE ${ARG_LIBS})
+    target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
+                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+    set_target_properties(${target} PROPERTIES LINKER_LANGUAGE C)
     km_compile(${target})
   endforeach()
   install(TARGETS km_${name}_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

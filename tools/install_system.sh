@@ -30,7 +30,6 @@ command -v pkg-config >/dev/null 2>&1 || missing="$missing pkg-config"
 header cblas.h || pkg-config --exists openblas || missing="$missing libopenblas-dev"
 header sqlite3.h || missing="$missing libsqlite3-dev"
 pkg-config --exists libcgraph libgvc 2>/dev/null || missing="$missing libgraphviz-dev"
-pkg-config --exists libpcre2-8 2>/dev/null || missing="$missing libpcre2-dev"
 header jansson.h || missing="$missing libjansson-dev"
 printf '#include <stdarg.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <setjmp.h>\n#include <cmocka.h>\n' |
     cc -E -x c - >/dev/null 2>&1 || missing="$missing libcmocka-dev"

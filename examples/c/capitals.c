@@ -112,7 +112,7 @@ static km_status draw(km_ctx *ctx, const char *path, const km_table *lens, km_er
         previous = id;
     }
     if (status == KM_OK) {
-        status = km_graph_render(&picture, graph, KM_FORMAT_SVG, KM_THEME_AUTO, err);
+        status = km_graph_render(&picture, graph, KM_FORMAT_SVG, KM_THEME_AUTO, 1.0, err);
     }
     FILE *file = status == KM_OK ? fopen(path, "wb") : NULL;
     if (file != NULL) {
