@@ -52,7 +52,7 @@ class CMakeBuild(build_ext):
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         run(cmake, *configure)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
-        run(cmake, "--build", build, "--parallel", jobs)
+        run(cmake, "--build", build, "--parallel", jobs, "--target", "_km", "_kmviz")
         run(cmake, "--install", build, "--prefix", prefix, "--component", "python")
 
     def get_outputs(self) -> list[str]:
