@@ -173,8 +173,7 @@ static km_status read_entry(km_gguf_entry *entry, cursor *c, km_error *err) {
     KM_TRY(read_name(&entry->key, &entry->key_length, c, KM_MAX_KEY_BYTES, "key", err));
     km_status status = read_value(entry, c, err);
     if (status != KM_OK) {
-        km_error_prefix(err, "key '%.*s'", (int)(entry->key_length < 64 ? entry->key_length : 64),
-                        entry->key);
+        km_error_prefix(err, "key '%.*s'", km__shown(entry->key, entry->key_length), entry->key);
     }
     return status;
 }
@@ -212,8 +211,8 @@ static km_status index_keys(km_gguf *gguf, km_error *err) {
     }
     for (int64_t i = 1; i < gguf->n_entries; i++) {
         if (strcmp(gguf->by_key[i - 1]->key, gguf->by_key[i]->key) == 0) {
-            return KM_SET(err, KM_EFORMAT, "key '%.64s' occurs twice, at offsets %zu and %zu",
-                          gguf->by_key[i]->key, gguf->by_key[i - 1]->offset,
+            return KM_SET(err, KM_EFORMAT, "key '%.*s' occurs twice, at offsets %zu and %zu",
+                          KM_SHOWN(gguf->by_key[i]->key), gguf->by_key[i - 1]->offset,
                           gguf->by_key[i]->offset);
         }
     }
@@ -278,8 +277,7 @@ static km_status read_tensor(km_tensor_info *info, size_t *name_length, uint64_t
     KM_GO(read_u64(offset, c, "tensor offset", err));
 done:
     if (status != KM_OK) {
-        km_error_prefix(err, "tensor '%.*s'", (int)(*name_length < 64 ? *name_length : 64),
-                        info->name);
+        km_error_prefix(err, "tensor '%.*s'", km__shown(info->name, *name_length), info->name);
     }
     return status;
 }
@@ -289,15 +287,15 @@ static km_status place_tensor(km_tensor_info *info, uint64_t offset, uint64_t al
                               const unsigned char *section, size_t section_size, km_error *err) {
     if (offset % alignment != 0) {
         return KM_SET(err, KM_EFORMAT,
-                      "tensor '%s': data offset %" PRIu64 " is not a multiple of the alignment "
+                      "tensor '%.*s': data offset %" PRIu64 " is not a multiple of the alignment "
                       "%" PRIu64,
-                      info->name, offset, alignment);
+                      KM_SHOWN(info->name), offset, alignment);
     }
     if (offset > section_size || info->nbytes > section_size - offset) {
         return KM_SET(err, KM_EFORMAT,
-                      "tensor '%s': %zu bytes at data offset %" PRIu64 " run past the end of the "
+                      "tensor '%.*s': %zu bytes at data offset %" PRIu64 " run past the end of the "
                       "data section (%zu bytes); the file may be truncated",
-                      info->name, info->nbytes, offset, section_size);
+                      KM_SHOWN(info->name), info->nbytes, offset, section_size);
     }
     info->data = section + offset;
     return KM_OK;
@@ -318,8 +316,8 @@ static km_status check_overlap(km_gguf *gguf, km_error *err) {
     for (int64_t i = 1; i < gguf->n_tensors; i++) {
         const km_tensor_info *before = order[i - 1];
         if ((uintptr_t)before->data + before->nbytes > (uintptr_t)order[i]->data) {
-            return KM_SET(err, KM_EFORMAT, "the data of tensors '%s' and '%s' overlap",
-                          before->name, order[i]->name);
+            return KM_SET(err, KM_EFORMAT, "the data of tensors '%.*s' and '%.*s' overlap",
+                          KM_SHOWN(before->name), KM_SHOWN(order[i]->name));
         }
     }
     return KM_OK;
@@ -429,7 +427,7 @@ static km_status place_tensors(km_gguf *gguf, const cursor *c, const uint64_t *o
     KM_TRY(check_overlap(gguf, err));
     const char *twice = km__tensors_sort(gguf->by_name, gguf->n_tensors);
     if (twice != NULL) {
-        return KM_SET(err, KM_EFORMAT, "tensor '%s' occurs twice", twice);
+        return KM_SET(err, KM_EFORMAT, "tensor '%.*s' occurs twice", KM_SHOWN(twice));
     }
     return KM_OK;
 }

@@ -18,8 +18,8 @@ static km_status look_up(const km_gguf_entry **out, const km_gguf *gguf, const c
 
 static km_status wrong_type(const km_gguf_entry *entry, const char *expected, km_error *err) {
     bool array = entry->type == KM_GGUF_ARRAY;
-    return KM_SET(err, KM_EFORMAT, "key '%.64s' at offset %zu has type %s%s, expected %s",
-                  entry->key, entry->offset, array ? "array of " : "",
+    return KM_SET(err, KM_EFORMAT, "key '%.*s' at offset %zu has type %s%s, expected %s",
+                  KM_SHOWN(entry->key), entry->offset, array ? "array of " : "",
                   km__gguf_type_name(array ? entry->element : entry->type), expected);
 }
 

@@ -69,7 +69,8 @@ static km_status check_file_name(const char *name, km_error *err) {
     size_t n = strlen(name);
     if (n == 0 || n > MAX_FILE_NAME || name[0] == '.' || strchr(name, '/') != NULL ||
         strstr(name, "..") != NULL) {
-        return KM_SET(err, KM_EFORMAT, "'%.64s' is not a plain file name inside the folder", name);
+        return KM_SET(err, KM_EFORMAT, "'%.*s' is not a plain file name inside the folder",
+                      KM_SHOWN(name));
     }
     return KM_OK;
 }
@@ -191,8 +192,8 @@ static km_status check_placements(const km_container *container, const index_fil
     for (int64_t i = 0; i < index->n; i++) {
         const km_shard *shard = &container->shards[index->items[i].shard];
         if (km_safetensors_find(shard->st, index->items[i].tensor) == NULL) {
-            return KM_SET(err, KM_EFORMAT, "tensor '%.64s' is not in %s", index->items[i].tensor,
-                          shard->name);
+            return KM_SET(err, KM_EFORMAT, "tensor '%.*s' is not in %s",
+                          KM_SHOWN(index->items[i].tensor), shard->name);
         }
     }
     return KM_OK;
@@ -280,8 +281,8 @@ static km_status gather(km_container *container, km_error *err) {
     }
     const char *twice = km__tensors_sort(container->by_name, n);
     if (twice != NULL) {
-        return KM_SET(err, KM_EFORMAT, "%s: tensor '%.64s' is in two files", container->path,
-                      twice);
+        return KM_SET(err, KM_EFORMAT, "%s: tensor '%.*s' is in two files", container->path,
+                      KM_SHOWN(twice));
     }
     return KM_OK;
 }

@@ -10,6 +10,10 @@
 
 #define KM_MAX_DIMS 4
 
+/* For "%.*s" in messages: how much of n bytes of UTF-8 to show, at most 64, whole characters. */
+int km__shown(const char *text, size_t n);
+#define KM_SHOWN(text) km__shown((text), strlen(text)), (text)
+
 typedef struct km_tensor_info {
     const char *name; /* NUL-terminated, borrowed from the container */
     km_dtype dtype;

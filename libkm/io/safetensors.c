@@ -45,8 +45,8 @@ static km_status read_dtype(km_tensor_info *info, reader *r, km_error *err) {
         }
     }
     return KM_SET(err, KM_EUNSUPPORTED,
-                  "offset %zu: dtype '%.32s' is not supported; convert to F32, F16 or BF16", start,
-                  r->pool);
+                  "offset %zu: dtype '%.*s' is not supported; convert to F32, F16 or BF16", start,
+                  KM_SHOWN(r->pool));
 }
 
 static km_status read_shape(km_tensor_info *info, reader *r, km_error *err) {
@@ -114,8 +114,9 @@ static km_status read_fields(km_tensor_info *info, reader *r, km_error *err) {
         KM_TRY(km__scan_string(r->pool, &n, &r->scan, err));
         int field = field_index(r->pool);
         if (field < 0 || seen[field]) {
-            return KM_SET(err, KM_EFORMAT, "offset %zu: field '%.32s' is %s",
-                          r->scan.base + r->scan.at, r->pool, field < 0 ? "unknown" : "repeated");
+            return KM_SET(err, KM_EFORMAT, "offset %zu: field '%.*s' is %s",
+                          r->scan.base + r->scan.at, KM_SHOWN(r->pool),
+                          field < 0 ? "unknown" : "repeated");
         }
         seen[field] = true;
         KM_TRY(km__scan_expect(&r->scan, ':', err));
@@ -142,7 +143,7 @@ static km_status read_tensor(km_safetensors *st, const char *name, reader *r, km
     info->name = name;
     km_status status = read_fields(info, r, err);
     if (status != KM_OK) {
-        km_error_prefix(err, "tensor '%.64s'", name);
+        km_error_prefix(err, "tensor '%.*s'", KM_SHOWN(name));
     }
     return status;
 }
@@ -206,7 +207,7 @@ static km_status check_cover(km_safetensors *st, const reader *r, km_error *err)
     uintptr_t end = (uintptr_t)r->data;
     for (int64_t i = 0; i < st->n; i++) {
         if ((uintptr_t)order[i]->data != end) {
-            return KM_SET(err, KM_EFORMAT, "the data of tensor '%.64s' %s", order[i]->name,
+            return KM_SET(err, KM_EFORMAT, "the data of tensor '%.*s' %s", KM_SHOWN(order[i]->name),
                           (uintptr_t)order[i]->data < end ? "overlap another tensor's"
                                                           : "leave a hole before them");
         }
@@ -227,7 +228,7 @@ static km_status index_tensors(km_safetensors *st, const reader *r, km_error *er
     KM_TRY(check_cover(st, r, err));
     const char *twice = km__tensors_sort(st->by_name, st->n);
     if (twice != NULL) {
-        return KM_SET(err, KM_EFORMAT, "tensor '%.64s' occurs twice", twice);
+        return KM_SET(err, KM_EFORMAT, "tensor '%.*s' occurs twice", KM_SHOWN(twice));
     }
     return KM_OK;
 }

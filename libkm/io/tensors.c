@@ -4,6 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+int km__shown(const char *text, size_t n) {
+    size_t end = n < 64 ? n : 64;
+    while (end > 0 && end < n && ((unsigned char)text[end] & 0xc0) == 0x80) {
+        end--;
+    }
+    return (int)end;
+}
+
 static int compare_names(const void *a, const void *b) {
     const km_tensor_info *x = *(const km_tensor_info *const *)a;
     const km_tensor_info *y = *(const km_tensor_info *const *)b;

@@ -49,7 +49,7 @@ km_status km__config_set_rope_scaling(km_config *config, const char *kind, size_
     }
     return KM_SET(err, KM_EUNSUPPORTED,
                   "%s: rope scaling '%.*s' is not supported, only 'default' and 'linear'", field,
-                  (int)(n < 32 ? n : 32), kind);
+                  km__shown(kind, n), kind);
 }
 
 /* ---- ranges ---- */

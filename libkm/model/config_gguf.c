@@ -231,5 +231,5 @@ km_status km__config_from_gguf(km_config *out, const km_gguf *gguf, km_error *er
     }
     return KM_SET(err, KM_EUNSUPPORTED,
                   "architecture '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
-                  (int)(n < 32 ? n : 32), text);
+                  km__shown(text, n), text);
 }

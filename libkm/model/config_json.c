@@ -115,9 +115,9 @@ static km_status refuse_activation(const json_t *root, const char *name, const c
     KM_TRY(read_string(&given, root, name, err));
     if (given != NULL && strcmp(given, wanted) != 0) {
         return KM_SET(err, KM_EUNSUPPORTED,
-                      "field '%s': activation '%.32s' is not supported here, "
+                      "field '%s': activation '%.*s' is not supported here, "
                       "only '%s'",
-                      name, given, wanted);
+                      name, KM_SHOWN(given), wanted);
     }
     return KM_OK;
 }
@@ -207,8 +207,8 @@ static km_status pattern_from_types(int32_t *out, const json_t *types, int32_t n
         bool full = type != NULL && strcmp(type, "full_attention") == 0;
         if (!full && (type == NULL || strcmp(type, "sliding_attention") != 0)) {
             return KM_SET(err, KM_EUNSUPPORTED,
-                          "field 'layer_types': '%.32s' of layer %d is not supported",
-                          type != NULL ? type : "(no string)", i);
+                          "field 'layer_types': '%.*s' of layer %d is not supported",
+                          KM_SHOWN(type != NULL ? type : "(no string)"), i);
         }
         if (full && *out == 0) {
             *out = i + 1;
@@ -317,7 +317,8 @@ static km_status read_root(km_config *out, const json_t *root, km_error *err) {
         return read_gemma3_text(out, root, err);
     }
     return KM_SET(err, KM_EUNSUPPORTED,
-                  "model_type '%.32s' is not supported; km reads " KM_KNOWN_ARCHITECTURES, type);
+                  "model_type '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
+                  KM_SHOWN(type));
 }
 
 km_status km__config_from_json(km_config *out, const char *text, size_t n, km_error *err) {

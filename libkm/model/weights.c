@@ -100,10 +100,11 @@ static km_status check_unused(const km_weight_plan *plan, const km_config *confi
         if (bsearch(&info, used, (size_t)plan->n, sizeof(*used), compare_infos) == NULL &&
             !is_ignored(info->name) &&
             !(config->tied_embeddings && repeats_embedding(plan, info))) {
-            KM_FAIL(err, KM_EUNSUPPORTED,
-                    "tensor '%s' is no part of a %s model as km computes it; leaving it out would "
-                    "change the numbers",
-                    info->name, config->arch);
+            KM_FAIL(
+                err, KM_EUNSUPPORTED,
+                "tensor '%.*s' is no part of a %s model as km computes it; leaving it out would "
+                "change the numbers",
+                KM_SHOWN(info->name), config->arch);
         }
     }
 done:
