@@ -2,7 +2,7 @@
 # parameter lists from this file (tools/gen_docs.py); stubtest proves that both agree.
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 if sys.version_info >= (3, 12):
@@ -152,9 +152,7 @@ class Model:
     """
 
     def __new__(cls, path: _Path, context: Context, max_bytes: int = 0) -> Model: ...
-    def encode(
-        self, text: str | bytes, bos: bool | None = None, special: bool = False
-    ) -> Array:
+    def encode(self, text: str | bytes, bos: bool | None = None, special: bool = False) -> Array:
         """Token ids of a text.
 
         Parameters
@@ -245,6 +243,62 @@ class Model:
     def adds_bos(self) -> bool:
         """Whether the model file asks for the beginning-of-sequence token."""
 
+# ---- memorization: what drives a model ----
+
+def memorization_run(
+    model: Model,
+    name: str,
+    templates: Sequence[str],
+    subjectless: str,
+    facts: Sequence[tuple[str, str, Sequence[str], Sequence[str], int]],
+    bos: bool | None = None,
+    batch_tokens: int = 1024,
+    lens: bool = True,
+    progress: Callable[[int, int], object] | None = None,
+) -> Table:
+    """Whole-answer recall of one relation, one row a (template, fact).
+
+    Parameters
+    ----------
+    name : str
+    templates : sequence of str
+        Each with exactly one "{}".
+    subjectless : str
+        What stands for the subject in the subject-removed prompt.
+    facts : sequence of (id, subject, answers, candidates, shuffled)
+        Accepted answers, the printed one first; wrong candidates; index of the fact whose answer
+        is judged under this prompt, -1 for none.
+    bos : bool, optional
+        None: what the model file says.
+    batch_tokens : int
+        Distinct tokens a forward pass.
+    lens : bool
+        Also the layer from which the answer leads.
+    progress : callable(done, total), optional
+    """
+
+def lens_run(model: Model, ids: Buffer, target: int, top_k: int = 5) -> Table:
+    """Logit lens at the last token of ids (T) int32: one row a layer and one for the output."""
+
+def verbatim_run(
+    model: Model,
+    ids: Buffer,
+    offsets: Buffer,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> Table:
+    """Every token of K texts after the first: ids (N) int32, offsets (K+1) int64."""
+
+def continuations_run(
+    model: Model,
+    ids: Buffer,
+    offsets: Buffer,
+    prompt_lengths: Buffer,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> Array:
+    """(K) float64, nats: log-probability of what follows each item's first prompt_lengths tokens."""
+
 # ---- memorization: pure scores (km.scores.memorization wraps them) ----
 
 def score_token_logprobs(logits: Buffer, ids: Buffer) -> Array:
@@ -305,3 +359,129 @@ def score_mean_reciprocal_rank(rank: Buffer) -> float:
 
 def score_macro_mean(x: Buffer, group: Buffer) -> float:
     """Mean of the groups' means; x float64, group int64."""
+
+# ---- statistics (km.stats wraps them) ----
+
+_Interval: TypeAlias = tuple[float, float, float, float, float, int, int, str]
+_Test: TypeAlias = tuple[float, float, bool, int, int]
+
+def stats_wilson(successes: int, n: int, confidence: float = 0.95) -> _Interval:
+    """Wilson's score interval: (estimate, low, high, se, df, n, n_clusters, method)."""
+
+def stats_bootstrap_mean(
+    x: Buffer,
+    replicates: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    proportion: bool = False,
+) -> _Interval:
+    """Percentile bootstrap of the mean of x (N) float64."""
+
+def stats_clustered_mean(
+    x: Buffer,
+    cluster: Buffer | None = None,
+    subject: Buffer | None = None,
+    template: Buffer | None = None,
+    replicates: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    method: str = "auto",
+    macro: bool = False,
+    proportion: bool = False,
+) -> _Interval:
+    """Interval of the mean of x (N) float64; cluster, subject and template are (N) int64 ids."""
+
+def stats_paired_difference(
+    a: Buffer,
+    b: Buffer,
+    cluster: Buffer | None = None,
+    subject: Buffer | None = None,
+    template: Buffer | None = None,
+    replicates: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    method: str = "auto",
+    macro: bool = False,
+    proportion: bool = False,
+) -> _Interval:
+    """Interval of the mean of a - b, both (N) float64."""
+
+def stats_permutation_paired(x: Buffer, cluster: Buffer | None, draws: int, seed: int) -> _Test:
+    """Sign-flip test of the mean of x (N) float64: (statistic, p, exact, n, draws)."""
+
+def stats_permutation_two_sample(x: Buffer, y: Buffer, draws: int, seed: int) -> _Test:
+    """Exchange test of the difference of means of x (N) and y (M) float64."""
+
+def stats_mcnemar(b: int, c: int) -> _Test:
+    """Exact McNemar test of two counts of discordant pairs."""
+
+def stats_holm(p: Buffer) -> Array:
+    """Holm's adjusted p-values of p (N) float64."""
+
+def stats_benjamini_hochberg(p: Buffer) -> Array:
+    """Benjamini and Hochberg's adjusted p-values of p (N) float64."""
+
+def stats_pearson(x: Buffer, y: Buffer) -> _Test:
+    """Pearson's r of x and y (N) float64."""
+
+def stats_spearman(x: Buffer, y: Buffer) -> _Test:
+    """Spearman's rho of x and y (N) float64."""
+
+def stats_kendall(x: Buffer, y: Buffer) -> _Test:
+    """Kendall's tau-b of x and y (N) float64."""
+
+def stats_linear_regression(
+    x: Buffer, y: Buffer
+) -> tuple[float, float, float, float, float, float, float, int]:
+    """(slope, intercept, slope_se, intercept_se, t, p, r2, n) of y on x (N) float64."""
+
+def stats_auroc(scores: Buffer, positive: Buffer) -> float:
+    """Area under the ROC curve; scores (N) float64, positive (N) bool."""
+
+def stats_power_paired(
+    n: float,
+    discordance: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+) -> float:
+    """Smallest difference that n pairs show; NaN when none."""
+
+def stats_pairs_needed(
+    difference: float,
+    discordance: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+) -> float:
+    """Pairs needed to show a difference."""
+
+def stats_power_two_proportions(
+    n: float,
+    baseline: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+) -> float:
+    """Smallest rise above a baseline that two groups of n show; NaN when none."""
+
+def stats_items_needed(
+    p1: float,
+    p2: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+) -> float:
+    """Items needed in each of two groups to tell p1 from p2."""
+
+def stats_normal_quantile(p: float) -> float:
+    """Quantile of the standard normal distribution."""
+
+def stats_t_quantile(p: float, df: float) -> float:
+    """Quantile of Student's t distribution."""
+
+def stats_t_cdf(t: float, df: float) -> float:
+    """Distribution function of Student's t."""
+
+def stats_beta_cdf(x: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function."""

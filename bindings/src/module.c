@@ -13,6 +13,8 @@ static PyType_Spec *const TYPES[KM_N_TYPES] = {
 /* Functions: one table a wrapper file. */
 static PyMethodDef *const FUNCTIONS[] = {
     km_py_core_methods,
+    km_py_stats_methods,
+    km_py_memorization_methods,
     km_py_memorization_scores_methods,
 };
 enum { N_FUNCTIONS = sizeof FUNCTIONS / sizeof FUNCTIONS[0] };

@@ -10,7 +10,8 @@ extern PyType_Spec km_py_array_spec, km_py_table_spec, km_py_context_spec, km_py
 
 /* Functions of the module: one table a wrapper file, ended by a row of zeros. */
 extern PyMethodDef km_py_core_methods[];
-extern PyMethodDef km_py_memorization_scores_methods[];
+extern PyMethodDef km_py_stats_methods[];
+extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
 
 /* Wrap a table; takes ownership of it, also on failure. */
 PyObject *km_py_table_wrap(km_state *state, km_table *table);
