@@ -211,6 +211,17 @@ class Model:
         -------
         (V) float32, nats
         """
+    def lens(self, ids: Buffer, target: int, top_k: int = 5) -> Table:
+        """Logit lens of a prompt at its last token: one row a layer, and one for the output.
+
+        Parameters
+        ----------
+        ids : (T) int32
+        target : int
+            The token followed through the layers.
+        top_k : int
+            How many of each layer's most likely tokens to list.
+        """
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
     def fingerprint(self) -> str:

@@ -20,6 +20,8 @@ from km.table import Table
 if TYPE_CHECKING:
     import numpy as np
 
+    from km.lens import LensResult
+
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
 
 
@@ -164,7 +166,7 @@ class Model:
 
     def decode_bytes(self, ids: Ids, special: bool = True) -> bytes:
         """The bytes that ids stand for; special tokens only when `special`."""
-        return self._model.decode(_as_ids(ids), special)
+        return self._model.decode(as_ids(ids), special)
 
     def is_special(self, id: int) -> bool:
         """Whether a token is special (control or user-defined)."""
@@ -181,7 +183,7 @@ class Model:
         """
         import numpy as np
 
-        return np.asarray(self._model.logprobs(_as_ids(ids)))
+        return np.asarray(self._model.logprobs(as_ids(ids)))
 
     def next_logprobs(self, ids: Ids) -> np.ndarray[Any, Any]:
         """log p(. | ids) over the vocabulary.
@@ -192,7 +194,29 @@ class Model:
         """
         import numpy as np
 
-        return np.asarray(self._model.next_logprobs(_as_ids(ids)))
+        return np.asarray(self._model.next_logprobs(as_ids(ids)))
+
+    def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
+        """What each layer would say next, read through the model's own norm and unembedding.
+
+        Parameters
+        ----------
+        prompt : str, bytes or token ids
+        target : str or int
+            The token followed through the layers: an id, or the text that continues the prompt, of
+            which the first token is followed. A blank is put before it where prompt and text would
+            run together.
+        top_k : int
+            How many of each layer's most likely tokens to list.
+
+        Returns
+        -------
+        LensResult
+            One row a layer, and one for the model's output.
+        """
+        from km.lens import run_lens
+
+        return run_lens(self, prompt, target, top_k)
 
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
@@ -361,7 +385,7 @@ def load(
     return Model(model, name, key)
 
 
-def _as_ids(ids: Ids) -> Any:
+def as_ids(ids: Ids) -> Any:
     """Token ids as an int32 buffer; one that is there already is passed on without a copy."""
     try:
         if memoryview(ids).format == "i":  # type: ignore[arg-type]

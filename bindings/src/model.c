@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "buffers.h"
+#include "km/memorization.h"
 #include "tick.h"
 #include "types.h"
 
@@ -316,6 +317,38 @@ static PyObject *model_next_logprobs(PyObject *self, PyObject *const *args, Py_s
     return result;
 }
 
+typedef struct lens_job {
+    km_table *out;
+    const km_model *model;
+    km_view ids;
+    int target, top_k;
+} lens_job;
+
+static km_status compute_lens(void *payload, km_error *err) {
+    lens_job *job = payload;
+    return km_lens_run(&job->out, job->model, job->ids.data, job->ids.n, job->target, job->top_k,
+                       err);
+}
+
+static PyObject *model_lens(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames) {
+    km_state *state = KM_OBJECT_STATE(self);
+    km_args in;
+    lens_job job = {.model = km_py_model_get(self), .top_k = 5};
+    PyObject *result = NULL;
+    if (km_args_bind(&in, &state->errors, KM_SIG_Model_lens, args, nargs, kwnames) &&
+        km_arg_view(&in, "ids", KM_I32, "(T)", &job.ids) &&
+        km_arg_int(&in, "target", &job.target) && km_arg_int(&in, "top_k", &job.top_k)) {
+        if (km_py_run(&state->errors, km_model_ctx(job.model), compute_lens, &job, NULL)) {
+            result = km_py_table_wrap(state, job.out);
+            job.out = NULL;
+        }
+        km_table_free(job.out);
+    }
+    km_args_clear(&in);
+    return result;
+}
+
 /* ---- facts about the model ---- */
 
 typedef struct fingerprint_job {
@@ -420,6 +453,7 @@ static PyMethodDef model_methods[] = {
     KM_METHOD("is_special", model_is_special, KM_DOC_Model_is_special),
     KM_METHOD("logprobs", model_logprobs, KM_DOC_Model_logprobs),
     KM_METHOD("next_logprobs", model_next_logprobs, KM_DOC_Model_next_logprobs),
+    KM_METHOD("lens", model_lens, KM_DOC_Model_lens),
     KM_METHOD("random_like", model_random_like, KM_DOC_Model_random_like),
     KM_METHOD("fingerprint", model_fingerprint, KM_DOC_Model_fingerprint),
     {NULL, NULL, 0, NULL},

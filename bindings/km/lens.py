@@ -1,0 +1,103 @@
+"""The logit lens of one prompt: what each layer would say next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from km.errors import ArgumentError
+from km.result import Result, make_provenance
+from km.table import Table
+
+if TYPE_CHECKING:
+    from km.model import Ids, Model
+
+LENS_ID = "memorization.lens"
+LENS_VERSION = 1
+
+
+class LensResult(Result):
+    """One row a layer (and one for the output): rank and probability of the target, top tokens.
+
+    Attributes
+    ----------
+    prompt : str
+    answer : str
+        Text of the token followed.
+    """
+
+    def __init__(
+        self, table: Table, provenance: Mapping[str, Any], prompt: str, answer: str
+    ) -> None:
+        super().__init__(table, provenance)
+        self.prompt = prompt
+        self.answer = answer
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return str(self.provenance["model"]["name"])
+
+    def layers(self) -> list[dict[str, Any]]:
+        """The layers as :func:`km.draw.lens` takes them.
+
+        Returns
+        -------
+        list of dict
+            layer (the last one "output"), top (pairs of text and probability, best first),
+            target_rank (1: first), target_prob.
+        """
+        rows = list(self.table.rows())
+        return [
+            {
+                "layer": "output" if i == len(rows) - 1 else row["layer"],
+                "top": list(
+                    zip(
+                        json.loads(row["top_tokens"]),
+                        json.loads(row["top_probabilities"]),
+                        strict=True,
+                    )
+                ),
+                "target_rank": row["rank"] + 1,
+                "target_prob": row["probability"],
+            }
+            for i, row in enumerate(rows)
+        ]
+
+    def draw(self, **options: Any) -> Any:
+        """The picture :func:`km.draw.lens` makes of it."""
+        from km.draw import lens
+
+        return lens(self, **options)
+
+
+def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: int) -> LensResult:
+    """See :meth:`km.Model.lens`."""
+    from km.model import as_ids
+
+    if isinstance(prompt, str | bytes):
+        ids, text = model.encode(prompt), prompt
+    else:
+        ids = list(as_ids(prompt))
+        text = model.decode(ids)
+    token = _target_id(model, ids, text, target) if isinstance(target, str) else target
+    table = Table.wrap(model._model.lens(as_ids(ids), token, top_k))
+    parameters = {"ids": ids, "target": token, "top_k": top_k}
+    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    provenance = make_provenance(LENS_ID, LENS_VERSION, model, parameters)
+    return LensResult(table, provenance, shown, model.decode([token]))
+
+
+def _target_id(model: Model, ids: list[int], prompt: str | bytes, target: str) -> int:
+    """First token of the target as it continues the prompt."""
+    before = prompt.encode() if isinstance(prompt, str) else prompt
+    after = target.encode()
+    runs_together = before[-1:] not in b" \n\t" and after[:1] not in b" \n\t"
+    whole = model.encode(before + (b" " if runs_together else b"") + after)
+    if whole[: len(ids)] != ids or len(whole) == len(ids):
+        raise ArgumentError(
+            f"the target {target!r} does not start a token of its own after this prompt; "
+            "give the token's id instead"
+        )
+    return whole[len(ids)]
