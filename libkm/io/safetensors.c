@@ -225,11 +225,12 @@ static km_status index_tensors(km_safetensors *st, const reader *r, km_error *er
     for (int64_t i = 0; i < st->n; i++) {
         st->by_name[i] = &st->tensors[i];
     }
-    KM_TRY(check_cover(st, r, err));
     const char *twice = km__tensors_sort(st->by_name, st->n);
     if (twice != NULL) {
         return KM_SET(err, KM_EFORMAT, "tensor '%.*s' occurs twice", KM_SHOWN(twice));
     }
+    KM_TRY(check_cover(st, r, err));
+    (void)km__tensors_sort(st->by_name, st->n); /* check_cover sorted them by place */
     return KM_OK;
 }
 

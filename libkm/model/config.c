@@ -104,6 +104,11 @@ static km_status check_reals(const km_config *c, km_error *err) {
     return check_double("embedding scale", (double)c->embed_scale, 1e-6, 1e6, err);
 }
 
+km_status km__config_check(const km_config *config, km_error *err) {
+    KM_TRY(check_sizes(config, err));
+    return check_reals(config, err);
+}
+
 /* The last part of a path, without trailing slashes: what a nameless model is called. */
 static void name_from_path(km_config *config, const char *path) {
     size_t end = strlen(path);
@@ -136,8 +141,7 @@ km_status km__config_read(km_config *out, const km_container *container, km_erro
     memset(out, 0, sizeof(*out));
     name_from_path(out, km_container_path(container));
     KM_GO(read_source(out, container, err));
-    KM_GO(check_sizes(out, err));
-    KM_GO(check_reals(out, err));
+    KM_GO(km__config_check(out, err));
 done:
     if (status != KM_OK) {
         km_error_prefix(err, "%s", km_container_path(container));

@@ -73,6 +73,9 @@ static km_status read_string(const char **out, const json_t *object, const char 
         return KM_SET(err, KM_EFORMAT, "field '%s' is not a string", name);
     }
     *out = value != NULL ? json_string_value(value) : NULL;
+    if (*out != NULL && strlen(*out) != json_string_length(value)) {
+        return KM_SET(err, KM_EFORMAT, "field '%s' contains a NUL", name);
+    }
     return KM_OK;
 }
 

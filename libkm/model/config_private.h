@@ -19,6 +19,9 @@ KM_NODISCARD km_status km__config_from_gguf(km_config *out, const km_gguf *gguf,
 KM_NODISCARD km_status km__config_from_json(km_config *out, const char *text, size_t n,
                                             km_error *err);
 
+/* Every size and number within its range and consistent with the others; KM_ERANGE by name. */
+KM_NODISCARD km_status km__config_check(const km_config *config, km_error *err);
+
 /* Copy a name of n bytes, cut at the last whole character that fits. */
 void km__config_set_name(km_config *config, const char *name, size_t n);
 /* What every model of an architecture has in common: activation, norms, rotary pairs. */
