@@ -2,7 +2,8 @@
  *
  * Three fences, each enough by itself for what it covers: the statement must be one that SQLite
  * calls read-only; an authorizer refuses everything but reading, functions and harmless pragmas
- * (ATTACH and most pragmas count as read-only for SQLite); a progress handler stops it in time. */
+ * (ATTACH and most pragmas count as read-only for SQLite); a progress handler stops it in time or
+ * on km_ctx_cancel. */
 
 #include <stdio.h>
 #include <string.h>
@@ -63,13 +64,14 @@ static int authorize(void *payload, int action, const char *a, const char *b, co
 
 static int past_deadline(void *payload) {
     const km_kb *kb = payload;
-    return km__now_ns() > kb->stop_ns;
+    return km__now_ns() > kb->stop_ns || atomic_load(&kb->ctx->cancelled);
 }
 
 static void raise_fences(km_kb *kb, int timeout_ms) {
     int64_t ms = timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
     kb->stop_ns = km__now_ns() + ms * 1000000;
     kb->user_sql = true;
+    atomic_store(&kb->ctx->cancelled, false); /* meant for earlier work */
     (void)sqlite3_set_authorizer(kb->db, authorize, kb);
     sqlite3_progress_handler(kb->db, PROGRESS_STEPS, past_deadline, kb);
 }

@@ -417,10 +417,12 @@ def stats_paired_difference(
 ) -> _Interval:
     """Interval of the mean of a - b, both (N) float64."""
 
-def stats_permutation_paired(x: Buffer, cluster: Buffer | None, draws: int, seed: int) -> _Test:
+def stats_permutation_paired(
+    x: Buffer, cluster: Buffer | None = None, draws: int = 10000, seed: int = 0
+) -> _Test:
     """Sign-flip test of the mean of x (N) float64: (statistic, p, exact, n, draws)."""
 
-def stats_permutation_two_sample(x: Buffer, y: Buffer, draws: int, seed: int) -> _Test:
+def stats_permutation_two_sample(x: Buffer, y: Buffer, draws: int = 10000, seed: int = 0) -> _Test:
     """Exchange test of the difference of means of x (N) and y (M) float64."""
 
 def stats_mcnemar(b: int, c: int) -> _Test:
@@ -496,3 +498,100 @@ def stats_t_cdf(t: float, df: float) -> float:
 
 def stats_beta_cdf(x: float, a: float, b: float) -> float:
     """Regularised incomplete beta function."""
+
+# ---- the knowledge base (km.KnowledgeBase wraps it) ----
+
+def kb_questions() -> Table:
+    """The named questions: name, title, description, parameters, sql."""
+
+@final
+class KnowledgeBase:
+    """One SQLite file with the taxonomy, works, models, facts, runs, measurements and evidence.
+
+    Records enter as JSON text whose members are the columns of their table. Every call that writes
+    is one transaction. A second thread in a busy base gets BusyError.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        Made when it is not there; ":memory:" is a temporary one.
+    read_only : bool
+        Never write; the file must exist.
+    allow_network : bool
+        Open on a network file system all the same.
+    busy_timeout_ms : int
+        How long to wait for another writer; 0: 30,000.
+
+    Raises
+    ------
+    NotFoundError
+        No such file (read_only) or folder.
+    FormatError
+        Not a knowledge base, or damaged.
+    UnsupportedError
+        Newer schema; older schema opened read-only; network file system.
+    """
+
+    def __new__(
+        cls,
+        path: _Path,
+        read_only: bool = False,
+        allow_network: bool = False,
+        busy_timeout_ms: int = 0,
+    ) -> KnowledgeBase: ...
+    @property
+    def path(self) -> Any:
+        """The path as it was given."""
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+    @property
+    def warning(self) -> str:
+        """A warning about the file system, or ""."""
+    def close(self) -> None:
+        """Close; what was not committed is undone."""
+    def begin(self) -> None:
+        """Begin a transaction; may be nested."""
+    def commit(self) -> None:
+        """End the innermost transaction and keep what it did."""
+    def rollback(self) -> None:
+        """End the innermost transaction, if there is one, and undo it."""
+    def load_taxonomy(self, json: str | bytes) -> None:
+        """Load or renew the taxonomy."""
+    def put_model(self, json: str | bytes) -> int:
+        """The id of a model, recorded when its fingerprint is new."""
+    def put_facts(self, json: str | bytes) -> int:
+        """Record an array of facts; the number of new ones."""
+    def put_texts(self, json: str | bytes) -> int:
+        """Record an array of texts; the number of new ones."""
+    def put_measure(self, json: str | bytes) -> None:
+        """Declare a measure and the nodes it may bear on."""
+    def begin_run(self, json: str | bytes) -> int:
+        """Start a run; its id."""
+    def finish_run(self, run: int, outcome: str, key: str | None = None) -> None:
+        """End a run as "done", "cancelled" or "failed", with the content key of its result."""
+    def find_run(self, key: str) -> int | None:
+        """The run whose result has this content key."""
+    def put_evidence(self, run: int, json: str | bytes) -> None:
+        """Record what a run says about nodes."""
+    def store_chunk(self, run: int, key: str, table: Table) -> Literal["stored", "same", "differs"]:
+        """Store a table under its content key."""
+    def load_chunk(self, key: str) -> Table | None:
+        """The table stored under a key, as it was; None when there is none."""
+    def use_chunk(self, run: int, key: str) -> None:
+        """Note that a run used a chunk it found."""
+    def query(
+        self, sql: str, params: str | None = None, timeout_ms: int = 0, max_rows: int = 0
+    ) -> Table:
+        """Run one reading SQL statement; params is a JSON array or object."""
+    def ask(self, name: str, params: str | None = None) -> Table:
+        """Answer a named question; params is a JSON object."""
+    def search(self, text: str, kind: str | None = None, limit: int = 0) -> Table:
+        """Full-text search over nodes, works, facts and texts."""
+    def info(self) -> Table:
+        """Facts about the file."""
+    def check(self, full: bool = False) -> Table:
+        """Problems of the file, one a row; none when it is sound."""

@@ -8,11 +8,13 @@ static PyType_Spec *const TYPES[KM_N_TYPES] = {
     &km_py_table_spec,
     &km_py_context_spec,
     &km_py_model_spec,
+    &km_py_kb_spec,
 };
 
 /* Functions: one table a wrapper file. */
 static PyMethodDef *const FUNCTIONS[] = {
     km_py_core_methods,
+    km_py_kb_methods,
     km_py_stats_methods,
     km_py_memorization_methods,
     km_py_memorization_scores_methods,

@@ -125,8 +125,9 @@ KM_API KM_NODISCARD km_status km_kb_use_chunk(km_kb *kb, int64_t run, const char
 
 /* Run one reading SQL statement. Parameters are a JSON array (for ?) or object (for :name), or
  * NULL. Anything that would write, attach or change a setting is KM_EINVAL; a statement that runs
- * longer than timeout_ms (0: 60,000) is KM_ECANCELLED; more than max_rows rows (0: 1,000,000) is
- * KM_ERANGE. A column is integer, real or text by its values; blobs come as hexadecimal text. */
+ * longer than timeout_ms (0: 60,000) or that km_ctx_cancel stops is KM_ECANCELLED; more than
+ * max_rows rows (0: 1,000,000) is KM_ERANGE. A column is integer, real or text by its values; blobs
+ * come as hexadecimal text. */
 KM_API KM_NODISCARD km_status km_kb_query(km_table **out, km_kb *kb, const char *sql,
                                           const char *params_json, int timeout_ms, int64_t max_rows,
                                           km_error *err);
