@@ -1,4 +1,5 @@
 /* stats_correlation.c: ranks, Pearson, Spearman, Kendall, AUROC. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -72,7 +73,11 @@ km_status km_stats_pearson(km_test *out, const double *x, const double *y, int64
         km__sum_add(&yy, (y[i] - mean_y) * (y[i] - mean_y));
         km__sum_add(&xy, (x[i] - mean_x) * (y[i] - mean_y));
     }
-    double scale = sqrt(km__sum_get(&xx)) * sqrt(km__sum_get(&yy));
+    double product = km__sum_get(&xx) * km__sum_get(&yy);
+    /* One root of the product is exact where r is 1; two roots never overflow. */
+    double scale = product > DBL_MIN && product < DBL_MAX
+                       ? sqrt(product)
+                       : sqrt(km__sum_get(&xx)) * sqrt(km__sum_get(&yy));
     *out = (km_test){.statistic = NAN, .p = NAN, .n = n};
     if (scale > 0) {
         double r = fmax(-1, fmin(1, km__sum_get(&xy) / scale));

@@ -117,6 +117,9 @@ double km_stats_t_quantile(double p, double df) {
     if (p == 0 || p == 1) {
         return p == 0 ? -INFINITY : INFINITY;
     }
+    if (p == 0.5) {
+        return 0;
+    }
     double tail = p < 0.5 ? p : 1 - p;
     double low = 0, high = 1;
     while (0.5 * km_stats_t_two_sided(high, df) > tail && high < 1e300) {
