@@ -234,7 +234,7 @@ class Model:
         """The context the model works in."""
     @property
     def path(self) -> str:
-        """Where the model was loaded from; "" for a random one."""
+        """Where the model was loaded from; of a random one, the model it has the shape of."""
     @property
     def precision(self) -> str:
         """Commonest type of the weight matrices, such as "Q4_1"."""

@@ -54,6 +54,7 @@ class Model:
         self._model = model
         self._name = name
         self._key = key
+        self._path = model.path
         self._fingerprint: str | None = None
 
     # ---- what it is ----
@@ -66,7 +67,7 @@ class Model:
     @property
     def path(self) -> str:
         """Where it was loaded from; "" for a random one."""
-        return self._model.path
+        return self._path
 
     @property
     def config(self) -> dict[str, Any]:
@@ -220,7 +221,10 @@ class Model:
 
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
-        return Model(self._model.random_like(seed), f"{self.name} (random weights, seed {seed})")
+        name = f"{self.name} (random weights, seed {seed})"
+        control = Model(self._model.random_like(seed), name)
+        control._path = ""
+        return control
 
     # ---- showing ----
 
