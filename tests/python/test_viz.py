@@ -10,6 +10,7 @@ import threading
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -281,6 +282,24 @@ def test_taxonomy_shows_evidence_and_folds_the_rest() -> None:
     assert len(groups(parse(full.svg), "edge")) == 5
 
 
+def test_taxonomy_names_the_models_of_its_figures() -> None:
+    one = [{**EVIDENCE[0], "model": "S", "precision": "Q4_1"}]
+    assert any("have evidence from S Q4_1;" in t for t in words(km.draw.taxonomy(NODES, one)))
+    two = [*one, {**EVIDENCE[0], "model": "G", "precision": "F32", "value": 0.5}]
+    shown = " ".join(words(km.draw.taxonomy(NODES, two)))
+    assert "n = 1,312 (S Q4_1)" in shown
+    assert "recall 0.50 [0.24, 0.39], n = 1,312 (G F32)" in shown
+
+
+def test_taxonomy_takes_the_evidence_of_a_knowledge_base() -> None:
+    def query(sql: str) -> list[dict[str, Any]]:
+        assert "FROM latest_evidence" in sql
+        return EVIDENCE
+
+    base = SimpleNamespace(taxonomy={"nodes": NODES}, query=query)
+    assert km.draw.taxonomy(base).svg == km.draw.taxonomy(NODES, EVIDENCE).svg
+
+
 def test_taxonomy_refuses_what_is_no_tree() -> None:
     with pytest.raises(ValueError, match="unknown node 'nowhere'"):
         km.draw.taxonomy(NODES, [{**EVIDENCE[0], "node": "nowhere"}])
@@ -304,7 +323,7 @@ def test_nothing_of_the_whole_taxonomy_overlaps(every: int) -> None:
         for text in group.findall(f"{SVG}text"):
             size, x = float(text.attrib["font-size"]), float(text.attrib["x"])
             y = float(text.attrib["y"])
-            boxes.append((x, y - 0.7 * size, x + text_width(text.text or "", size), y))
+            boxes.append((x, y - 0.8 * size, x + text_width(text.text or "", size), y + 0.2 * size))
     for i, a in enumerate(boxes):
         for b in boxes[i + 1 :]:
             apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
@@ -338,6 +357,17 @@ def test_recall_marks_stand_at_their_values() -> None:
     ]
     shares = [(x - left) / (right - left) for x in points]
     assert shares == pytest.approx([0.5, 0.1], abs=2e-3)
+
+
+def test_the_footnote_comes_from_the_result() -> None:
+    origin = {
+        "measure": "memorization.recall", "version": 1, "km_version": "0.1.0",
+        "time": "2026-11-23T12:00:00+00:00", "model": {"name": "S", "precision": "Q4_1"},
+    }  # fmt: skip
+    found = SimpleNamespace(relations=RECALL, overall=None, provenance=origin)
+    line = "S Q4_1 · memorization.recall v1 · km 0.1.0 · 2026-11-23"
+    assert line in words(km.draw.recall(found))
+    assert line not in words(km.draw.recall(found, provenance="mine"))
 
 
 def test_recall_refuses_bad_rows() -> None:

@@ -113,3 +113,31 @@ def interval(
     if number(row.get("low")) is None or number(row.get("high")) is None:
         return text
     return f"{text} [{shown(row['low'])}, {shown(row['high'])}]"
+
+
+def records(source: Any) -> list[dict[str, Any]]:
+    """Rows as dicts from a table, a data frame, one dict or an iterable of dicts."""
+    if callable(getattr(source, "to_dict", None)):
+        return [dict(row) for row in source.to_dict("records")]
+    if callable(getattr(source, "rows", None)):
+        source = source.rows()
+    if isinstance(source, Mapping):
+        source = [source]
+    return [dict(row) for row in source]
+
+
+def footnote(source: Any, given: str | None) -> str:
+    """The given footnote, or the provenance of a km result in one line."""
+    if given is not None:
+        return visible(given, keep_lines=True)
+    origin = getattr(source, "provenance", None)
+    if not isinstance(origin, Mapping):
+        return ""
+    model = origin.get("model") or {}
+    parts = [
+        " ".join(str(model[key]) for key in ("name", "precision") if model.get(key)),
+        f"{origin['measure']} v{origin['version']}" if "measure" in origin else "",
+        f"km {origin['km_version']}" if origin.get("km_version") else "",
+        str(origin.get("time") or "")[:10],
+    ]
+    return visible(" · ".join(part for part in parts if part))

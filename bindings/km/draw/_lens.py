@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import fit, hover, number, token, visible
+from km.draw._common import fit, footnote, hover, number, token, visible
 from km.picture import Picture
 
 BOX_WIDTH = 96.0
@@ -154,8 +154,10 @@ def _subtitle(layers: list[dict[str, Any]], drawn: int, k: int, model: str) -> s
         story = ""
     elif lead is None:
         story = " The answer does not lead after the last layer."
-    else:
+    elif isinstance(lead, int):
         story = f" The answer leads from layer {lead} on."
+    else:
+        story = f" The answer leads from “{visible(lead)}” on."
     fold = "" if drawn == len(layers) else f" {drawn} of {len(layers)} layers are drawn."
     return (
         f"Logit lens{f' of {model}' if model else ''}, n = 1 fact: the {k} most probable next "
@@ -171,7 +173,7 @@ def lens(
     answer: object = None,
     model: str | None = None,
     k: int = 5,
-    provenance: str = "",
+    provenance: str | None = None,
     theme: str = "auto",
 ) -> Picture:
     """Draw which tokens lead after each layer, and where the answer stands.
@@ -187,8 +189,8 @@ def lens(
         Name of the model.
     k : int
         Tokens a layer, at most.
-    provenance : str
-        Footnote: model, precision, date.
+    provenance : str, optional
+        Footnote: model, precision, date; None: from the result.
     theme : {"auto", "light", "dark"}
 
     Returns
@@ -207,7 +209,7 @@ def lens(
     drawn = _pick(layers, MAX_LAYERS)
     title = f"{visible(prompt).rstrip()} → {visible(answer).strip()}"
     subtitle = visible(_subtitle(layers, len(drawn), k, model))
-    graph = Graph("fixed", hover(title), subtitle, subtitle, visible(provenance, keep_lines=True))
+    graph = Graph("fixed", hover(title), subtitle, subtitle, footnote(source, provenance))
     _draw_header(graph, k)
     rows = [_draw_layer(graph, row, PITCH_Y * i, k) for i, row in enumerate(drawn)]
     for i in range(1, len(rows)):

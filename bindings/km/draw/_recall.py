@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import fit, hover, interval, number, share, visible
+from km.draw._common import fit, footnote, hover, interval, number, records, share, visible
 from km.picture import Picture
 
 ROW = 21.0
@@ -23,21 +23,13 @@ BASELINES = {
 }
 
 
-def _rows(source: Any, names: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Dicts from a table, a data frame or an iterable of dicts; None where there is nothing."""
-    if source is None:
-        return None
-    for method in ("rows", "to_dicts"):
-        if callable(getattr(source, method, None)):
-            source = getattr(source, method)()
-            break
-    if isinstance(source, Mapping):
-        source = [source]
-    rows = [dict(row) for row in source]
+def _rows(source: Any) -> list[dict[str, Any]]:
+    """The rows, each with what a row of the picture needs."""
+    rows = [] if source is None else records(source)
     for row in rows:
-        missing = [name for name in names if name not in row]
-        if missing:
-            raise ValueError(f"a row of recall needs {', '.join(names)}; {missing[0]} is missing")
+        for name in ("relation", "n", "recall"):
+            if name not in row:
+                raise ValueError(f"a row of recall needs relation, n, recall; {name} is missing")
     return rows
 
 
@@ -168,7 +160,7 @@ def recall(
     measure: str = "Share of facts whose whole answer ranks first among the relation's candidates",
     level: float = 0.95,
     sort: bool = True,
-    provenance: str = "",
+    provenance: str | None = None,
     theme: str = "auto",
 ) -> Picture:
     """Draw the recall of each relation, with its interval, beside its baselines.
@@ -188,8 +180,8 @@ def recall(
         Coverage of the intervals.
     sort : bool
         Highest recall first; else as given.
-    provenance : str
-        Footnote: model, precision, prompts, date.
+    provenance : str, optional
+        Footnote: model, precision, prompts, date; None: from the result.
     theme : {"auto", "light", "dark"}
 
     Returns
@@ -203,9 +195,8 @@ def recall(
     """
     if overall is None:
         overall = getattr(source, "overall", None)
-    needed = ("relation", "n", "recall")
-    rows = _rows(getattr(source, "relations", source), needed) or []
-    totals = _rows(overall, needed) or []
+    rows = _rows(getattr(source, "relations", source))
+    totals = _rows(overall)
     if not rows and not totals:
         raise ValueError("there is no relation to draw")
     if sort:
@@ -218,7 +209,7 @@ def recall(
         f"intervals. In {clear} of {len(rows)} relations recall is above every baseline."
     )
     graph = Graph(
-        "fixed", shown, visible(subtitle), visible(subtitle), visible(provenance, keep_lines=True)
+        "fixed", shown, visible(subtitle), visible(subtitle), footnote(source, provenance)
     )
     _draw_rows(graph, rows, totals)
     _legend(graph, rows + totals)

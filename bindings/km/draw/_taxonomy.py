@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import figure, hover, interval, visible, wrap
+from km.draw._common import figure, footnote, hover, interval, records, visible, wrap
 from km.picture import Picture
 
 # kind -> shape, colour, pale colour, name in the legend
@@ -20,12 +20,17 @@ KINDS = {
     "analysis_method": ("hexagon", "purple", "pale-purple", "analysis method"),
     "open_question": ("invtriangle", "orange", "pale-orange", "open question"),
 }
+LATEST = (
+    "SELECT node, measure, statistic, value, low, high, n, unit, baseline, note, model, precision "
+    "FROM latest_evidence ORDER BY node, measure, statistic, model, precision"
+)
 MARK = 9.0
 NAME_WIDTH = 165.0
 CARD_WIDTH = 250.0
 COLUMN_GAP = 26.0
 ROW_GAP = 4.0
-MAX_FIGURES = 3
+MAX_FIGURES = 4
+MAX_DESCRIPTION = 2000  # characters, at most 8,000 bytes
 
 
 @dataclass
@@ -46,18 +51,20 @@ class _Node:
     y: float = 0.0
 
 
-def _plain(source: Any, evidence: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+def _plain(source: Any, evidence: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Nodes and evidence from a knowledge base, a taxonomy object, a dict or a list."""
     taxonomy = getattr(source, "taxonomy", source)
+    if evidence is None and callable(getattr(source, "query", None)):
+        evidence = source.query(LATEST)
     if evidence is None:
-        found = getattr(source, "evidence", None)
-        found = getattr(taxonomy, "evidence", ()) if found is None else found
-        evidence = found() if callable(found) else found
+        evidence = getattr(source, "evidence", getattr(taxonomy, "evidence", None))
+    if callable(evidence):
+        evidence = evidence()
     if isinstance(taxonomy, Mapping):
         nodes = taxonomy["nodes"]
     else:
         nodes = getattr(taxonomy, "nodes", taxonomy)
-    return [dict(n) for n in nodes], [dict(e) for e in evidence]
+    return records(nodes), [] if evidence is None else records(evidence)
 
 
 def _tree(nodes: Sequence[Mapping[str, Any]], evidence: Sequence[Mapping[str, Any]]) -> _Node:
@@ -107,7 +114,22 @@ def _figure_line(row: Mapping[str, Any]) -> str:
     count = "" if n is None else f", n = {int(n):,}"
     unit = f" {row['unit']}" if row.get("unit") in ("nats", "bits", "layers", "tokens") else ""
     name = str(row.get("statistic") or row.get("measure") or "").replace("_", " ")
-    return visible(f"{name} {interval(row)}{unit}{count}")
+    whose = f" ({row['whose']})" if row.get("whose") else ""
+    return visible(f"{name} {interval(row)}{unit}{count}{whose}")
+
+
+def _model(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[key]) for key in ("model", "precision") if row.get(key))
+
+
+def _name_models(rows: list[dict[str, Any]]) -> str:
+    """One model's name for the footnote; several models' names go to their figures instead."""
+    models = {_model(row) for row in rows}
+    if len(models) == 1:
+        return models.pop()
+    for row in rows:
+        row["whose"] = _model(row)
+    return ""
 
 
 def _size(node: _Node) -> None:
@@ -237,11 +259,12 @@ def _legend(graph: Graph, nodes: Sequence[_Node]) -> None:
 
 def taxonomy(
     source: Any,
-    evidence: Iterable[Mapping[str, Any]] | None = None,
+    evidence: Any = None,
     *,
     full: bool = False,
+    level: float = 0.95,
     title: str = "Knowledge mechanisms: what was measured",
-    provenance: str = "",
+    provenance: str | None = None,
     theme: str = "auto",
 ) -> Picture:
     """Draw the taxonomy of knowledge mechanisms with the evidence measured so far.
@@ -250,12 +273,15 @@ def taxonomy(
     ----------
     source : KnowledgeBase, taxonomy, dict or sequence of dicts
         Nodes {id, parent, name, kind, summary}; a knowledge base brings its evidence.
-    evidence : iterable of dicts, optional
-        {node, measure, statistic, value, low, high, n, unit, baseline, note}.
+    evidence : iterable of dicts or table, optional
+        {node, measure, statistic, value, low, high, n, unit, baseline, note, model, precision};
+        where several models are among them, each figure names its own.
     full : bool
         Draw every node; else branches without evidence are folded into "+12".
+    level : float
+        Coverage of the intervals.
     title : str
-    provenance : str
+    provenance : str, optional
         Footnote: model, precision, date.
     theme : {"auto", "light", "dark"}
 
@@ -264,6 +290,7 @@ def taxonomy(
     Picture
     """
     nodes, rows = _plain(source, evidence)
+    model = _name_models(rows)
     root = _tree(nodes, rows)
     if not full:
         _fold(root)
@@ -271,9 +298,9 @@ def taxonomy(
     _place(root, 0.0)
     shown = _all(root)
     measured = sum(bool(n.evidence) for n in shown)
-    subtitle = (
-        f"{measured} of {len(nodes)} nodes have evidence; figures are value [95 % interval], n."
-    )
+    where = f" from {visible(model)}" if model else ""
+    subtitle = f"{measured} of {len(nodes)} nodes have evidence{where}; figures are value "
+    subtitle += f"[{100 * level:g} % interval], n."
     if len(shown) < len(nodes):
         subtitle += f" Drawn: {len(shown)}; “+12” counts folded nodes below, none with evidence."
     described = "; ".join(
@@ -282,8 +309,8 @@ def taxonomy(
         if n.evidence
     )
     graph = Graph(
-        "fixed", visible(title), visible(subtitle), visible(described)[:6000],
-        visible(provenance, keep_lines=True),
+        "fixed", visible(title), visible(subtitle), visible(described)[:MAX_DESCRIPTION],
+        footnote(source, provenance),
     )  # fmt: skip
     _draw_tree(graph, root)
     _legend(graph, shown)
