@@ -13,7 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
+    from km import stats as stats
     from km._km import Context as Context
+    from km.comparison import Comparison as Comparison
+    from km.comparison import compare as compare
+    from km.comparison import power as power
     from km.errors import ArgumentError as ArgumentError
     from km.errors import BusyError as BusyError
     from km.errors import CancelledError as CancelledError
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from km.errors import NumericError as NumericError
     from km.errors import ShapeError as ShapeError
     from km.errors import UnsupportedError as UnsupportedError
+    from km.kb import ConflictWarning as ConflictWarning
+    from km.kb import KnowledgeBase as KnowledgeBase
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
@@ -37,9 +43,12 @@ _PLACES = {
     "ArgumentError": "errors",
     "BusyError": "errors",
     "CancelledError": "errors",
+    "Comparison": "comparison",
+    "ConflictWarning": "kb",
     "Context": "_km",
     "Error": "errors",
     "FormatError": "errors",
+    "KnowledgeBase": "kb",
     "Model": "model",
     "NotFoundError": "errors",
     "NumericError": "errors",
@@ -48,10 +57,13 @@ _PLACES = {
     "ShapeError": "errors",
     "Table": "table",
     "UnsupportedError": "errors",
+    "compare": "comparison",
     "datasets": "",
     "draw": "",
     "load": "model",
     "models": "model",
+    "power": "comparison",
+    "stats": "",
 }
 
 __all__ = [*_PLACES, "__version__"]

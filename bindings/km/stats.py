@@ -204,9 +204,19 @@ def clustered_bootstrap(
     ArgumentError
         A single cluster of a single subject and template, which says nothing about spread.
     """
-    ids = (_ids(cluster), _ids(subject), _ids(template))
-    options = (replicates, confidence, seed, method, macro, proportion)
-    return _interval(_km.stats_clustered_mean(_floats(x), *ids, *options), confidence)
+    values = _km.stats_clustered_mean(
+        _floats(x),
+        _ids(cluster),
+        _ids(subject),
+        _ids(template),
+        replicates,
+        confidence,
+        seed,
+        method,
+        macro,
+        proportion,
+    )
+    return _interval(values, confidence)
 
 
 def paired_bootstrap(
@@ -228,9 +238,19 @@ def paired_bootstrap(
     With ``proportion``, differences that are all zero get plus and minus Wilson's upper bound of
     0 in the number of clusters.
     """
-    ids = (_ids(cluster), _ids(subject), _ids(template))
-    options = (replicates, confidence, seed, method, macro, proportion)
-    values = _km.stats_paired_difference(_floats(a), _floats(b), *ids, *options)
+    values = _km.stats_paired_difference(
+        _floats(a),
+        _floats(b),
+        _ids(cluster),
+        _ids(subject),
+        _ids(template),
+        replicates,
+        confidence,
+        seed,
+        method,
+        macro,
+        proportion,
+    )
     return _interval(values, confidence)
 
 
