@@ -1,7 +1,7 @@
 /* error.c: the caller-owned error object: first failure wins, context is put in front on the way
  * up.
  */
-#include "km/error.h"
+#include "base/base.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -34,6 +34,25 @@ static void trim_partial_character(char *text, size_t size) {
     }
 }
 
+/* Messages are UTF-8 whatever a file, a path or a library put into them: other bytes become '?'. */
+static void replace_malformed(char *text) {
+    size_t n = strlen(text);
+    if (km_utf8_valid(text, n)) {
+        return;
+    }
+    for (size_t i = 0; i < n;) {
+        size_t length = 1;
+        while (length <= 4 && i + length <= n && !km_utf8_valid(text + i, length)) {
+            length++;
+        }
+        if (length > 4 || i + length > n) {
+            text[i] = '?';
+            length = 1;
+        }
+        i += length;
+    }
+}
+
 KM_PRINTF(6, 0)
 static void fill(km_error *err, km_status code, const char *file, const char *func, int line,
                  const char *fmt, va_list args) {
@@ -44,6 +63,7 @@ static void fill(km_error *err, km_status code, const char *file, const char *fu
     err->line = line;
     (void)vsnprintf(err->message, sizeof err->message, fmt, args);
     trim_partial_character(err->message, sizeof err->message);
+    replace_malformed(err->message);
 }
 
 const char *km_status_name(km_status code) {
@@ -75,6 +95,7 @@ void km_error_prefix(km_error *err, const char *fmt, ...) {
     append(err, ": ");
     append(err, old);
     trim_partial_character(err->message, sizeof err->message);
+    replace_malformed(err->message);
 }
 
 km_status km_error_set(km_error *err, km_status code, const char *file, const char *func, int line,
@@ -99,6 +120,7 @@ km_status km_error_set_errno(km_error *err, int os_errno, const char *file, cons
         append(err, ": ");
         append(err, strerror_r(os_errno, buffer, sizeof buffer));
         trim_partial_character(err->message, sizeof err->message);
+        replace_malformed(err->message);
         err->os_errno = os_errno;
     }
     return KM_EIO;

@@ -386,8 +386,20 @@ static void test_json_nesting(void **state) {
     test_free(text);
 }
 
+/* What a file or a library puts into a message need not be UTF-8; the message is. */
+static void test_messages_are_utf8(void **state) {
+    (void)state;
+    km_error err = KM_ERROR_INIT;
+    (void)KM_SET(&err, KM_EFORMAT, "near '\xe3' and \xff, \xc3\xa9 stays");
+    assert_string_equal(err.message, "near '?' and ?, \xc3\xa9 stays");
+    km_error_prefix(&err, "a\x80"
+                          "b");
+    assert_string_equal(err.message, "a?b: near '?' and ?, \xc3\xa9 stays");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_messages_are_utf8),
         cmocka_unit_test(test_first_error_wins),
         cmocka_unit_test(test_errno_text),
         cmocka_unit_test(test_truncation_keeps_utf8),
