@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "base/base.h"
+
 #define POLL_NS 50000000L
 
 /* ---- work with a tick callback ---- */
@@ -35,6 +37,7 @@ km_status km_py_tick_call(void *payload, int64_t done, int64_t total) {
 /* ---- work without one ---- */
 
 typedef struct job {
+    km_ctx *ctx;
     km_py_work work;
     void *payload;
     km_error error;
@@ -46,6 +49,8 @@ typedef struct job {
 
 static void *run_job(void *argument) {
     job *self = argument;
+    km_tick start; /* forgets a cancellation that came when no work was there to stop */
+    km_tick_init(&start, self->ctx, NULL, NULL, 0);
     km_status status = self->work(self->payload, &self->error);
     pthread_mutex_lock(&self->mutex);
     self->status = status;
@@ -74,19 +79,22 @@ static bool wait_once(job *self) {
 
 /* Wait while polling signals. After one has raised, the context is cancelled at each poll until the
  * work ends: a single cancel could fall between two pieces of work and be forgotten. */
-static void wait_for(job *self, km_ctx *ctx) {
+static void wait_for(job *self) {
     bool done = false;
     while (!done) {
-        Py_BEGIN_ALLOW_THREADS done = wait_once(self);
-        Py_END_ALLOW_THREADS if (!done && (PyErr_Occurred() != NULL || PyErr_CheckSignals() < 0)) {
-            km_ctx_cancel(ctx);
+        PyThreadState *thread = PyEval_SaveThread();
+        done = wait_once(self);
+        PyEval_RestoreThread(thread);
+        if (!done && (PyErr_Occurred() != NULL || PyErr_CheckSignals() < 0)) {
+            km_ctx_cancel(self->ctx);
         }
     }
 }
 
 bool km_py_run(const km_errors *errors, km_ctx *ctx, km_py_work work, void *payload,
                PyObject *path) {
-    job self = {work,
+    job self = {ctx,
+                work,
                 payload,
                 KM_ERROR_INIT,
                 KM_OK,
@@ -100,8 +108,11 @@ bool km_py_run(const km_errors *errors, km_ctx *ctx, km_py_work work, void *payl
         PyErr_SetFromErrno(PyExc_OSError);
         return false;
     }
-    wait_for(&self, ctx);
+    wait_for(&self);
     (void)pthread_join(thread, NULL);
+    if (PyErr_Occurred() != NULL) {
+        km_ctx_resume(ctx); /* the last cancel may have come after the work's end */
+    }
     pthread_mutex_destroy(&self.mutex);
     pthread_cond_destroy(&self.finished);
     if (self.status != KM_OK) {

@@ -123,6 +123,10 @@ void km_ctx_cancel(km_ctx *ctx) {
     atomic_store(&ctx->cancelled, true);
 }
 
+void km_ctx_resume(km_ctx *ctx) {
+    atomic_store(&ctx->cancelled, false);
+}
+
 const char *km_version(void) {
     return KM_VERSION;
 }

@@ -54,6 +54,8 @@ KM_API const char *km_ctx_blas_core(const km_ctx *ctx);
 /* Ask running work in this context to stop. The call that stops reports KM_ECANCELLED, which clears
  * the wish; so does the start of the next work that ticks. */
 KM_API void km_ctx_cancel(km_ctx *ctx);
+/* Forget a wish to stop that came too late for any call to report it. */
+KM_API void km_ctx_resume(km_ctx *ctx);
 
 /* Bytes the process may still allocate: the smaller of MemAvailable and the cgroup's rest. */
 KM_API size_t km_memory_available(void);
