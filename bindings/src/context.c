@@ -30,9 +30,10 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 static void context_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     km_ctx *ctx = ((context_object *)object)->ctx;
-    Py_BEGIN_ALLOW_THREADS /* ends the pool's threads */
-        km_ctx_free(ctx);
-    Py_END_ALLOW_THREADS PyObject_Free(object);
+    PyThreadState *thread = PyEval_SaveThread(); /* ends the pool's threads */
+    km_ctx_free(ctx);
+    PyEval_RestoreThread(thread);
+    PyObject_Free(object);
     Py_DECREF(type);
 }
 

@@ -34,9 +34,10 @@ static void model_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     model_object *self = (model_object *)object;
     km_model *model = self->model;
-    Py_BEGIN_ALLOW_THREADS /* unmaps a file */
-        km_model_free(model);
-    Py_END_ALLOW_THREADS Py_XDECREF(self->context);
+    PyThreadState *thread = PyEval_SaveThread(); /* unmaps a file */
+    km_model_free(model);
+    PyEval_RestoreThread(thread);
+    Py_XDECREF(self->context);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -123,9 +124,10 @@ static bool run_encode(const km_state *state, km_tokens *out, PyObject *self, co
     km_error err = KM_ERROR_INIT;
     km_status status;
     const km_tokenizer *tokenizer = km_model_tokenizer(km_py_model_get(self));
-    Py_BEGIN_ALLOW_THREADS status =
-        km_tokenizer_encode(out, tokenizer, text->data, (size_t)text->n, options, &err);
-    Py_END_ALLOW_THREADS if (status != KM_OK) {
+    PyThreadState *thread = PyEval_SaveThread();
+    status = km_tokenizer_encode(out, tokenizer, text->data, (size_t)text->n, options, &err);
+    PyEval_RestoreThread(thread);
+    if (status != KM_OK) {
         km_py_raise(&state->errors, &err);
     }
     return status == KM_OK;
@@ -204,11 +206,11 @@ static PyObject *model_decode(PyObject *self, PyObject *const *args, Py_ssize_t 
     PyObject *result = NULL;
     if (km_args_bind(&in, &state->errors, KM_SIG_Model_decode, args, nargs, kwnames) &&
         km_arg_view(&in, "ids", KM_I32, "(T)", &ids) && km_arg_bool(&in, "special", &special)) {
-        Py_BEGIN_ALLOW_THREADS status =
-            km_tokenizer_decode(&text, &n, tokenizer, ids.data, ids.n, special, &err);
-        Py_END_ALLOW_THREADS result = status == KM_OK
-                                          ? PyBytes_FromStringAndSize(text, (Py_ssize_t)n)
-                                          : km_py_raise(&state->errors, &err);
+        PyThreadState *thread = PyEval_SaveThread();
+        status = km_tokenizer_decode(&text, &n, tokenizer, ids.data, ids.n, special, &err);
+        PyEval_RestoreThread(thread);
+        result = status == KM_OK ? PyBytes_FromStringAndSize(text, (Py_ssize_t)n)
+                                 : km_py_raise(&state->errors, &err);
         km_text_free(tokenizer, text);
     }
     km_args_clear(&in);

@@ -318,6 +318,11 @@ def test_cancel_from_another_thread(model: km.Model) -> None:
     assert np.array_equal(model.logprobs(ids[:20]), expected)
 
 
+def test_a_cancellation_with_nothing_to_stop_is_forgotten(model: km.Model) -> None:
+    model.context.cancel()
+    assert model.logprobs(model.encode(PROMPT)).shape == (4,)
+
+
 # ---- signals ----
 
 
