@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Power", "compare", "power"]
 
 #: Columns taken as the outcome when none is named, the first that both sides have.
-OUTCOMES = ("robust", "recalled", "top1", "exact", "correct", "state")
+OUTCOMES = ("recall", "recalled", "correct", "exact", "top1", "state")
 #: Columns that identify a fact within its relation, the first that both sides have.
 KEYS = ("fact", "fact_id", "id", "subject")
 
@@ -167,7 +167,9 @@ def compare(
         counted in ``left_out``). False: two separate samples of facts.
     outcome : str, optional
         Column to compare; numbers or booleans, or text, which counts 1 where it equals `success`.
-        None: the first of robust, recalled, top1, exact, correct, state that both sides have.
+        "recall" is a fact's share of templates under which its answer ranks first (n_correct /
+        n_templates) where there is no column of that name. None: the first of recall, recalled,
+        correct, exact, top1, state that both sides have.
     macro : bool
         Compare means of relations instead of means of facts.
     confidence, replicates, seed
@@ -360,6 +362,8 @@ def _name(result: Result | Table, default: str) -> str:
 
 def _outcome(tables: tuple[Table, Table], outcome: str | None) -> str:
     shared = [name for name in tables[0].names if name in tables[1].names]
+    if "recall" not in shared and {"n_correct", "n_templates"} <= set(shared):
+        shared.append("recall")
     if outcome is None:
         outcome = next((name for name in OUTCOMES if name in shared), None)
     if outcome is None or outcome not in shared:
@@ -379,12 +383,20 @@ def _number(value: object, success: str) -> float | None:
     return float(value)  # type: ignore[arg-type]
 
 
+def _values(table: Table, outcome: str) -> list[Any]:
+    """The outcome's cells; the share of templates answered right where it is "recall"."""
+    if outcome in table.names:
+        return table[outcome]
+    pairs = zip(table["n_correct"], table["n_templates"], strict=True)
+    return [hits / n if n and hits is not None else None for hits, n in pairs]
+
+
 def _read(tables: tuple[Table, Table], outcome: str, success: str) -> tuple[_Side, _Side]:
     key = next(name for name in KEYS if all(name in table.names for table in tables))
     sides = []
     for table in tables:
         items: dict[tuple[str, str], tuple[str, str, float | None]] = {}
-        columns = (table["relation"], table[key], table["subject"], table[outcome])
+        columns = (table["relation"], table[key], table["subject"], _values(table, outcome))
         for relation, identity, subject, value in zip(*columns, strict=True):
             at = (str(relation), str(identity))
             if at in items:

@@ -106,6 +106,18 @@ def test_text_outcome() -> None:
     assert found.difference.estimate == pytest.approx(0.5)
 
 
+def test_recall_is_the_share_of_templates() -> None:
+    columns = [("relation", "text"), ("fact", "text"), ("subject", "text")]
+    columns += [("n_correct", "int64"), ("n_templates", "int64")]
+    ids = [["r1"] * 3 + ["r2"] * 3, list("abcdef"), ["same"] * 6]
+    a = Table(columns, [*ids, [5, 4, 3, 2, 1, None], [5] * 6])
+    b = Table(columns, [*ids, [0, 0, 0, 0, 1, 1], [5] * 6])
+    found = module.compare(a, b)
+    assert found.outcome == "recall"
+    assert found.difference.estimate == pytest.approx((5 + 4 + 3 + 2 + 0) / 25)
+    assert found.left_out["null"] == 1
+
+
 def test_unpaired() -> None:
     a, b = facts(0.9, 1), facts(0.2, 2, n_relations=6)
     found = module.compare(a, b, paired=False)

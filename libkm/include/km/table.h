@@ -63,7 +63,7 @@ KM_API bool km_table_bool(const km_table *table, int column, int64_t row);
 KM_API const char *km_table_text(const km_table *table, int column, int64_t row, int64_t *n);
 
 /* Arrow C data interface (https://arrow.apache.org/docs/format/CDataInterface.html). The structs
- * are the ABI's own; definitions are guarded by ARROW_C_DATA_INTERFACE as the specification asks. */
+ * are the ABI's own and defined in km/arrow.h. */
 struct ArrowSchema;
 struct ArrowArrayStream;
 /* Fill a caller-owned stream with one batch; the stream keeps the data alive after km_table_free
