@@ -395,6 +395,14 @@ def test_lens_follows_the_answer() -> None:
     assert len(stays) == 3
 
 
+def test_tokens_without_a_mark_are_escaped() -> None:
+    tops = ["\u00a0", "\u200b", "\ue000", "  ", " a b "]
+    layer = {"layer": 0, "top": [(text, 0.1) for text in tops]}
+    shown = words(km.draw.lens([layer], prompt="p", answer="a"))
+    for label in ("\\u00a0", "\\u200b", "\\ue000", "␣␣", "␣a b␣"):
+        assert f"{label}  0.10" in shown
+
+
 def test_lens_says_what_it_leaves_out() -> None:
     many = [{**LENS[1], "layer": i} for i in range(90)]
     text = " ".join(words(km.draw.lens(many, prompt="p", answer="a")))

@@ -41,11 +41,23 @@ def _visible_character(c: str) -> str:
 
 
 def token(text: object) -> str:
-    """A token as a label: blanks at its ends become U+2423, so that they can be seen."""
+    """A token as a label in which everything can be seen.
+
+    Blanks at its ends become U+2423; characters without a mark of their own (other blanks, format
+    characters, private and unassigned ones) become escapes.
+    """
     shown = visible(text)
     left = len(shown) - len(shown.lstrip(" "))
     right = len(shown) - len(shown.rstrip(" ")) if left < len(shown) else 0
-    return "\u2423" * left + shown[left : len(shown) - right] + "\u2423" * right
+    inner = "".join(_seen(c) for c in shown[left : len(shown) - right])
+    return "\u2423" * left + inner + "\u2423" * right
+
+
+def _seen(c: str) -> str:
+    if c == " " or unicodedata.category(c) not in ("Zs", "Zl", "Zp", "Cf", "Co", "Cn"):
+        return c
+    code = ord(c)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def fit(text: str, width: float, size: float = 10.0, bold: bool = False) -> str:
