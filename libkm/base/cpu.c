@@ -39,9 +39,10 @@ km_status km__cpu_choose(int *out, const char *name, km_error *err) {
     if (name == NULL) {
         name = getenv("KM_CPU");
         source = "the environment variable KM_CPU";
+        name = name != NULL && name[0] == '\0' ? NULL : name;
     }
     int best = best_level();
-    if (name == NULL || name[0] == '\0') {
+    if (name == NULL) {
         *out = best;
         return KM_OK;
     }

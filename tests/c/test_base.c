@@ -179,6 +179,8 @@ static void test_ctx_options(void **state) {
                   "n_threads");
     km_test_fails(km_ctx_new(&ctx, &(km_ctx_options){1, "v2", NULL}, &err), KM_EINVAL, &err,
                   "v1, v3 or v4");
+    km_test_fails(km_ctx_new(&ctx, &(km_ctx_options){1, "", NULL}, &err), KM_EINVAL, &err,
+                  "v1, v3 or v4");
     km_test_ok(km_ctx_new(&ctx, &(km_ctx_options){3, "v1", NULL}, &err), &err);
     assert_string_equal(km_ctx_cpu(ctx), "v1");
     assert_int_equal(km_ctx_threads(ctx), 3);
