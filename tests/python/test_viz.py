@@ -264,15 +264,16 @@ LENS: list[dict[str, Any]] = [
 
 
 def words(picture: km.Picture) -> list[str]:
-    return [t.text or "" for t in parse(picture.svg).iter(f"{SVG}text")]
+    texts = parse(picture.svg).iter(f"{SVG}text")
+    return [(t.text or "").replace("\u00a0", " ") for t in texts]
 
 
 def test_taxonomy_shows_evidence_and_folds_the_rest() -> None:
     picture = km.draw.taxonomy({"nodes": NODES}, EVIDENCE, provenance="model Q4_1")
     shown = words(picture)
-    assert "recall 0.31 [0.24, 0.39], n = 1,312" in shown
+    assert "recall 0.31 [0.24, 0.39], baseline 0.10, n = 1,312" in shown
     assert 'Memory <b>"\\N"</b>' in shown
-    assert "Other\u00a0+2" in shown
+    assert "Other +2" in shown
     assert "Hidden one" not in shown
     assert "model Q4_1" in shown
     assert any(line.startswith("1 of 6 nodes have evidence") for line in shown)
@@ -288,7 +289,7 @@ def test_taxonomy_names_the_models_of_its_figures() -> None:
     two = [*one, {**EVIDENCE[0], "model": "G", "precision": "F32", "value": 0.5}]
     shown = " ".join(words(km.draw.taxonomy(NODES, two)))
     assert "n = 1,312 (S Q4_1)" in shown
-    assert "recall 0.50 [0.24, 0.39], n = 1,312 (G F32)" in shown
+    assert "recall 0.50 [0.24, 0.39], baseline 0.10, n = 1,312 (G F32)" in shown
 
 
 def test_taxonomy_takes_the_evidence_of_a_knowledge_base() -> None:
@@ -338,7 +339,7 @@ def test_recall_states_n_intervals_and_baselines() -> None:
     assert '"]; x [label="\\t' in shown
     text = " ".join(shown)
     assert "70 facts in 2 relations; bars are 95 % intervals" in text
-    assert "In 1 of 2 relations recall is above every baseline" in text
+    assert "Recall is above every baseline in 1 of 2." in text
     for name in ("commonest answer", "subject removed", "subjects shuffled", "random weights"):
         assert name in shown
     assert Counter(shown)["0.0"] == Counter(shown)["1.0"] == 2  # the scale, above and below

@@ -108,7 +108,9 @@ def figure(value: object) -> str:
     size = abs(x)
     if size != 0.0 and size < 0.005:
         return f"{x:.1g}"
-    return f"{x:.2f}" if size < 10 else f"{x:.1f}" if size < 100 else f"{x:,.0f}"
+    if size >= 100 or (size >= 10 and x == round(x)):
+        return f"{x:,.0f}"
+    return f"{x:.2f}" if size < 10 else f"{x:.1f}"
 
 
 def share(value: object) -> str:

@@ -102,7 +102,7 @@ def _text(graph: Graph, text: str, x: float, y: float, align: str, title: str, b
 
 def _draw_row(graph: Graph, row: Mapping[str, Any], y: float, odd: bool, bold: bool) -> None:
     title = _hover(row)
-    name = fit(visible(row["relation"]), NAME_WIDTH, 10.0, bold)
+    name = fit(visible(row["relation"]).replace("_", " "), NAME_WIDTH, 10.0, bold)
     if odd or bold:
         graph.add_node(
             title=title, shape="box", fill="pale-blue" if bold else "faint", stroke="none",
@@ -150,6 +150,19 @@ def _draw_rows(graph: Graph, rows: list[dict[str, Any]], overall: list[dict[str,
     _draw_header(graph, -0.5 * ROW - 10.0)
     for row, y in zip(rows + overall, places, strict=True):
         _draw_marks(graph, row, y, _hover(row))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _subtitle(rows: list[dict[str, Any]], measure: str, level: float) -> str:
+    facts = _count(sum(int(row["n"]) for row in rows), "fact")
+    clear = sum(_clears(row) for row in rows)
+    return (
+        f"{measure}. {facts} in {_count(len(rows), 'relation')}; bars are {100 * level:g} % "
+        f"intervals. Recall is above every baseline in {clear} of {len(rows)}."
+    )
 
 
 def recall(
@@ -201,13 +214,8 @@ def recall(
         raise ValueError("there is no relation to draw")
     if sort:
         rows.sort(key=lambda row: -(number(row["recall"]) or 0.0))
-    facts = sum(int(row["n"]) for row in rows)
-    clear = sum(_clears(row) for row in rows)
     shown = visible(title or "Recall by relation")
-    subtitle = (
-        f"{measure}. {facts:,} facts in {len(rows)} relations; bars are {100 * level:g} % "
-        f"intervals. In {clear} of {len(rows)} relations recall is above every baseline."
-    )
+    subtitle = _subtitle(rows, measure, level)
     graph = Graph(
         "fixed", shown, visible(subtitle), visible(subtitle), footnote(source, provenance)
     )

@@ -24,9 +24,10 @@ LATEST = (
     "SELECT node, measure, statistic, value, low, high, n, unit, baseline, note, model, precision "
     "FROM latest_evidence ORDER BY node, measure, statistic, model, precision"
 )
+NBSP = "\u00a0"
 MARK = 9.0
 NAME_WIDTH = 165.0
-CARD_WIDTH = 250.0
+CARD_WIDTH = 270.0
 COLUMN_GAP = 26.0
 ROW_GAP = 4.0
 MAX_FIGURES = 4
@@ -110,12 +111,19 @@ def _fold(node: _Node) -> None:
 
 
 def _figure_line(row: Mapping[str, Any]) -> str:
-    n = row.get("n")
-    count = "" if n is None else f", n = {int(n):,}"
+    """Such as "recall 0.31 [0.24, 0.39], baseline 0.19, n = 312", in parts that wrap at commas."""
+    name = visible(row.get("statistic") or row.get("measure") or "").replace("_", " ")
     unit = f" {row['unit']}" if row.get("unit") in ("nats", "bits", "layers", "tokens") else ""
-    name = str(row.get("statistic") or row.get("measure") or "").replace("_", " ")
-    whose = f" ({row['whose']})" if row.get("whose") else ""
-    return visible(f"{name} {interval(row)}{unit}{count}{whose}")
+    parts = [f"{name} {interval(row).replace(' ', NBSP)}{unit}"]
+    baseline = row.get("baseline")
+    if isinstance(baseline, str):
+        parts.append(f"beside {visible(baseline)}")
+    elif baseline is not None and "gain" not in name:
+        parts.append(f"baseline{NBSP}{figure(baseline)}")
+    if row.get("n") is not None:
+        parts.append(f"n{NBSP}={NBSP}{int(row['n']):,}")
+    whose = f" ({visible(row['whose'])})" if row.get("whose") else ""
+    return ", ".join(parts) + whose
 
 
 def _model(row: Mapping[str, Any]) -> str:
@@ -134,7 +142,7 @@ def _name_models(rows: list[dict[str, Any]]) -> str:
 
 def _size(node: _Node) -> None:
     card = bool(node.evidence)
-    name = visible(node.data["name"]) + (f"\u00a0+{node.folded}" if node.folded else "")
+    name = visible(node.data["name"]) + (f"{NBSP}+{node.folded}" if node.folded else "")
     node.name = wrap(name, NAME_WIDTH, 10.0, card)
     lines = [_figure_line(row) for row in node.evidence[:MAX_FIGURES]]
     more = len(node.evidence) - MAX_FIGURES
@@ -189,10 +197,6 @@ def _hover(node: _Node) -> str:
     parts = [str(node.data["name"]), str(node.data.get("summary") or "")]
     for row in node.evidence:
         line = f"{row.get('measure', '')}: {_figure_line(row)}"
-        if row.get("baseline") is not None:
-            baseline = row["baseline"]
-            shown = baseline if isinstance(baseline, str) else figure(baseline)
-            line += f"; baseline {shown}"
         parts.append(line + (f" ({row['note']})" if row.get("note") else ""))
     return hover("\n".join(p for p in parts if p))
 
