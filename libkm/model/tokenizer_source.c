@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "model/model_private.h"
+#include "model/tokenizer_source.h"
 #include "text/spec.h"
 
 #define KEY(name) "tokenizer.ggml." name
@@ -136,6 +137,9 @@ static km_status read_pre(source *s, km_error *err) {
                       "%s is missing: the file does not say how its tokenizer cuts text",
                       KEY("pre"));
     }
+    if (n > 0 && memchr(name, '\0', n) != NULL) {
+        return KM_SET(err, KM_EFORMAT, "%s holds a zero byte", KEY("pre"));
+    }
     KM_TRY(km_strndup(&s->pre, s->ctx, name, n, err));
     s->spec.pre = s->pre;
     return KM_OK;
@@ -160,8 +164,9 @@ static km_status read_kind(source *s, km_error *err) {
         s->spec.scores = s->scores;
         return KM_OK;
     }
-    return KM_SET(err, KM_EUNSUPPORTED, "%s '%.*s' is not one of gpt2, llama", KEY("model"),
-                  (int)(n < 64 ? n : 64), model);
+    char quote[KM__QUOTE];
+    return KM_SET(err, KM_EUNSUPPORTED, "%s '%s' is not one of gpt2, llama", KEY("model"),
+                  km__text_quote(quote, model, n));
 }
 
 /* add_bos_token and its like; a tail added to every text is more than this version does. */
@@ -186,7 +191,8 @@ static km_status read_flags(source *s, km_error *err) {
     return KM_OK;
 }
 
-static km_status from_gguf(km_tokenizer **out, km_ctx *ctx, const km_gguf *gguf, km_error *err) {
+km_status km__tokenizer_from_gguf(km_tokenizer **out, km_ctx *ctx, const km_gguf *gguf,
+                                  km_error *err) {
     source s = {.ctx = ctx, .gguf = gguf};
     km_status status = KM_OK;
     KM_GO(read_strings(&s.tokens, &s.spec.n_tokens, &s, KEY("tokens"), err));
@@ -205,7 +211,7 @@ km_status km__tokenizer_read(km_tokenizer **out, km_ctx *ctx, const km_container
                              km_error *err) {
     km_status status;
     if (km_container_gguf(container) != NULL) {
-        status = from_gguf(out, ctx, km_container_gguf(container), err);
+        status = km__tokenizer_from_gguf(out, ctx, km_container_gguf(container), err);
     } else {
         size_t n, config_n;
         const char *text = km_container_tokenizer_json(container, &n);

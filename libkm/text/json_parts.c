@@ -29,6 +29,10 @@ bool km__json_true(const json_t *object, const char *key) {
     return json_is_true(json_object_get(object, key));
 }
 
+const char *km__json_quote(char out[KM__QUOTE], const char *text) {
+    return km__text_quote(out, text, text != NULL ? strlen(text) : 0);
+}
+
 static bool equal(const char *a, const char *b) {
     return a != NULL && strcmp(a, b) == 0;
 }
@@ -49,8 +53,9 @@ static const json_t *sequence(const json_t *part, const char *key) {
 
 static km_status unsupported(const char *component, const json_t *part, km_error *err) {
     const char *type = km__json_text(part, "type");
-    return KM_SET(err, KM_EUNSUPPORTED, "%s of type '%.64s' in this form", component,
-                  type != NULL ? type : "(none)");
+    char quote[KM__QUOTE];
+    return KM_SET(err, KM_EUNSUPPORTED, "%s of type '%s' in this form", component,
+                  km__json_quote(quote, type));
 }
 
 static bool is_string_pattern(const json_t *part, const char *text) {
@@ -142,7 +147,9 @@ static km_status template_id(int64_t *out, const json_t *part, const char *name,
     const json_t *ids = json_object_get(entry, "ids");
     const json_t *id = json_array_get(ids, 0);
     if (json_array_size(ids) != 1 || !json_is_integer(id)) {
-        return KM_SET(err, KM_EFORMAT, "post_processor: special token '%.64s' needs one id", name);
+        char quote[KM__QUOTE];
+        return KM_SET(err, KM_EFORMAT, "post_processor: special token '%s' needs one id",
+                      km__json_quote(quote, name));
     }
     *out = json_integer_value(id);
     return KM_OK;

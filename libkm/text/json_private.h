@@ -10,6 +10,8 @@
 
 /* The string of a member, NULL when it is absent or no string. */
 const char *km__json_text(const json_t *object, const char *key);
+/* A string of the document for an error message; NULL: "(none)". */
+const char *km__json_quote(char out[KM__QUOTE], const char *text);
 bool km__json_true(const json_t *object, const char *key);
 
 /* What the components around the model say. */

@@ -186,9 +186,10 @@ km_status km__pre_find(km__pre *out, const char *name, km_error *err) {
             return KM_OK;
         }
     }
+    char quote[KM__QUOTE];
     return KM_SET(err, KM_EUNSUPPORTED,
-                  "pre-tokenizer '%.64s' is not one of gpt2, llama-bpe, smollm, qwen2",
-                  name != NULL ? name : "(none)");
+                  "pre-tokenizer '%s' is not one of gpt2, llama-bpe, smollm, qwen2",
+                  km__text_quote(quote, name, name != NULL ? strlen(name) : 0));
 }
 
 const char *km__pre_name(km__pre pre) {

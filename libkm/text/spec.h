@@ -24,16 +24,21 @@ typedef struct km_slice {
 
 typedef struct km_tokenizer_spec {
     km_tokenizer_kind kind;
-    const char *pre;         /* "gpt2", "llama-bpe", "smollm", "qwen2"; ignored for SPM */
-    const km_slice *tokens;  /* (n_tokens) as stored: byte alphabet (BPE) or U+2581 marks (SPM) */
-    const float *scores;     /* (n_tokens) SPM, else NULL */
-    const int32_t *types;    /* (n_tokens) km_token_type */
+    const char *pre;        /* "gpt2", "llama-bpe", "smollm", "qwen2"; ignored for SPM */
+    const km_slice *tokens; /* (n_tokens) as stored: byte alphabet (BPE) or U+2581 marks (SPM) */
+    const float *scores;    /* (n_tokens) SPM, else NULL */
+    const int32_t *types;   /* (n_tokens) km_token_type */
     int64_t n_tokens;
-    const km_slice *merges;  /* (n_merges) "left right" (BPE) */
+    const km_slice *merges; /* (n_merges) "left right" (BPE) */
     int64_t n_merges;
-    int32_t bos, eos, unk;   /* -1: none */
+    int32_t bos, eos, unk; /* -1: none */
     bool add_bos, add_space_prefix, ignore_merges;
 } km_tokenizer_spec;
+
+#define KM__QUOTE 72
+/* Text of a file as an error message may show it: at most 64 bytes, whole characters, anything else
+ * than printable UTF-8 as '?'; "(none)" for NULL. Returns out. */
+const char *km__text_quote(char out[KM__QUOTE], const char *text, size_t n);
 
 /* Build from a specification (copied). Errors: KM_EFORMAT (duplicate token, merge of unknown
  * pieces, byte token out of range ...), KM_EUNSUPPORTED (unknown pre-tokenizer, by name). */

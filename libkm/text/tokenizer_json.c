@@ -36,9 +36,10 @@ static bool null_or_empty(const json_t *value) {
 
 static km_status read_model(reader *r, const json_t *model, km_error *err) {
     const char *type = km__json_text(model, "type");
+    char quote[KM__QUOTE];
     if (!json_is_object(model) || (type != NULL && strcmp(type, "BPE") != 0)) {
-        return KM_SET(err, KM_EUNSUPPORTED, "model of type '%.64s'; only BPE is read",
-                      type != NULL ? type : "(none)");
+        return KM_SET(err, KM_EUNSUPPORTED, "model of type '%s'; only BPE is read",
+                      km__json_quote(quote, type));
     }
     if (!null_or_empty(json_object_get(model, "continuing_subword_prefix")) ||
         !null_or_empty(json_object_get(model, "end_of_word_suffix"))) {
@@ -68,14 +69,17 @@ static km_status read_model(reader *r, const json_t *model, km_error *err) {
 
 static km_status place_token(reader *r, const char *text, size_t n, const json_t *id, int32_t type,
                              km_error *err) {
+    char quote[KM__QUOTE];
+    char other[KM__QUOTE];
     json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
     if (value < 0 || value >= r->spec.n_tokens) {
-        return KM_SET(err, KM_EFORMAT, "token '%.64s': its id is not in 0 .. %lld", text,
-                      (long long)(r->spec.n_tokens - 1));
+        return KM_SET(err, KM_EFORMAT, "token '%s': its id is not in 0 .. %lld",
+                      km__json_quote(quote, text), (long long)(r->spec.n_tokens - 1));
     }
     if (r->tokens[value].data != NULL) {
-        return KM_SET(err, KM_EFORMAT, "tokens '%.64s' and '%.64s' share the id %lld",
-                      r->tokens[value].data, text, (long long)value);
+        return KM_SET(err, KM_EFORMAT, "tokens '%s' and '%s' share the id %lld",
+                      km__json_quote(other, r->tokens[value].data), km__json_quote(quote, text),
+                      (long long)value);
     }
     r->tokens[value] = (km_slice){text, n};
     r->types[value] = type;
@@ -108,8 +112,9 @@ static km_status check_added(const json_t *entry, const char **text, km_error *e
     }
     if (km__json_true(entry, "lstrip") || km__json_true(entry, "rstrip") ||
         km__json_true(entry, "single_word")) {
-        return KM_SET(err, KM_EUNSUPPORTED,
-                      "added token '%.64s' with lstrip, rstrip or single_word", *text);
+        char quote[KM__QUOTE];
+        return KM_SET(err, KM_EUNSUPPORTED, "added token '%s' with lstrip, rstrip or single_word",
+                      km__json_quote(quote, *text));
     }
     return KM_OK;
 }
@@ -129,8 +134,9 @@ static km_status place_added(reader *r, km_error *err) {
         } else if (json_is_integer(id) && json_equal(id, known)) {
             r->types[json_integer_value(id)] = type;
         } else {
-            return KM_SET(err, KM_EFORMAT, "added token '%.64s' has another id in model.vocab",
-                          text);
+            char quote[KM__QUOTE];
+            return KM_SET(err, KM_EFORMAT, "added token '%s' has another id in model.vocab",
+                          km__json_quote(quote, text));
         }
     }
     return KM_OK;
@@ -242,8 +248,9 @@ static km_status read_marks(reader *r, const km__json_parts *parts, km_error *er
     if (parts->bos != NULL) {
         r->spec.bos = id_of(r, parts->bos);
         if (r->spec.bos < 0 || r->spec.bos != parts->bos_id) {
-            return KM_SET(err, KM_EFORMAT, "post_processor: '%.64s' is not token %lld", parts->bos,
-                          (long long)parts->bos_id);
+            char quote[KM__QUOTE];
+            return KM_SET(err, KM_EFORMAT, "post_processor: '%s' is not token %lld",
+                          km__json_quote(quote, parts->bos), (long long)parts->bos_id);
         }
     }
     r->spec.add_bos = parts->bos != NULL || (from_config && r->spec.bos >= 0 &&

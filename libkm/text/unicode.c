@@ -3,6 +3,8 @@
  * The classes are those `tokenizers` works with, code point by code point (unicode_tables.h). The
  * decoder accepts what llama.cpp's does, because llama.cpp is the authority on text that is not
  * well-formed: overlong forms and surrogates are characters there. */
+#include <string.h>
+
 #include "text/text_private.h"
 #include "text/unicode_tables.h"
 
@@ -90,4 +92,25 @@ int km__alphabet_byte(uint32_t code_point) {
         return index;
     }
     return index < 0x43 ? index - 0x21 + 0x7F : 0xAD;
+}
+
+const char *km__text_quote(char out[KM__QUOTE], const char *text, size_t n) {
+    if (text == NULL) {
+        return strcpy(out, "(none)");
+    }
+    size_t m = 0;
+    for (size_t at = 0; at < n && m < KM__QUOTE - 8;) {
+        uint32_t c;
+        size_t length = km__utf8_decode(&c, text + at, n - at);
+        if (length > 0 && c >= ' ' && c != 0x7F && km_utf8_valid(text + at, length)) {
+            memcpy(out + m, text + at, length);
+            m += length;
+            at += length;
+        } else {
+            out[m++] = '?';
+            at++;
+        }
+    }
+    out[m] = '\0';
+    return out;
 }

@@ -3,8 +3,8 @@
 
 usage: make_corpus.py [OUT_DIR]        default: the folder `corpus` beside this script
 
-One folder a parser: gguf, safetensors, config. Files have no extension that any tool would act on
-and are rebuilt byte for byte by running the script again.
+One folder a parser: gguf, safetensors, config, tokenizer. Files have no extension that any tool
+would act on and are rebuilt byte for byte by running the script again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pathlib
 import struct
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 COUNTS = {
@@ -395,6 +396,167 @@ def config_files() -> Iterator[Pair]:
     yield "text_after_end", json.dumps(LLAMA_JSON).encode() + b" x"
 
 
+# ---- tokenizer ----
+
+MARK = "\u2581"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+LLAMA_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def byte_level_file() -> dict[str, Any]:
+    """Return a small tokenizer.json of the byte-level kind."""
+    vocab = {c: i for i, c in enumerate("abcdefghijklmnop0123456789ĠĊ!'")}
+    merges = ["a b", "ab c", "Ġ a", "1 2", "ab ab", "! !"]
+    for merge in merges:
+        vocab[merge.replace(" ", "")] = len(vocab)
+    return {
+        "added_tokens": [{"id": len(vocab), "content": "<s>", "special": True}],
+        "normalizer": None,
+        "pre_tokenizer": BYTE_LEVEL,
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+    }
+
+
+def marked_file() -> dict[str, Any]:
+    """Return a small tokenizer.json of the SentencePiece kind."""
+    pieces = ["<unk>", "<s>", "a", "b", MARK, MARK + "a", "ab", MARK * 2, "<tag>"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+    undo = {"type": "Replace", "pattern": {"String": MARK}, "content": " "}
+    decoders = [undo, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    single = [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]
+    return {
+        "added_tokens": [
+            {"id": 0, "content": "<unk>", "special": True},
+            {"id": 1, "content": "<s>", "special": True},
+            {"id": 8, "content": "<tag>", "special": False},
+        ],
+        "normalizer": replace,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "special_tokens": {"<s>": {"ids": [1]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "byte_fallback": True,
+            "fuse_unk": True,
+            "unk_token": "<unk>",
+            "vocab": vocab,
+            "merges": [[MARK, MARK], [MARK, "a"], ["a", "b"]],
+        },
+    }
+
+
+def tokenizer_json() -> Iterator[Pair]:
+    """Yield tokenizer.json files, good ones with text behind a zero byte."""
+    good = {"bytes": byte_level_file(), "marked": marked_file()}
+    digits = {"type": "Digits", "individual_digits": True}
+    split = {"type": "Split", "pattern": {"Regex": LLAMA_SPLIT}, "behavior": "Isolated"}
+    level = BYTE_LEVEL | {"use_regex": False}
+    for name, parts in (("smollm", [digits, BYTE_LEVEL]), ("llama", [split, level])):
+        sequence = {"type": "Sequence", "pretokenizers": parts}
+        good[name] = byte_level_file() | {"pre_tokenizer": sequence}
+    texts = [b"", b"abc ab  a12!!\n", bytes(range(256)), b"<s><s", b" \xff\xe2 \x96\x81 "]
+    for name, file in good.items():
+        raw = json.dumps(file, ensure_ascii=False).encode()
+        for i, text in enumerate(texts):
+            yield f"{name}_text_{i}", raw + b"\0" + text
+        for key in file:
+            yield f"{name}_without_{key}", json.dumps({**file, key: {}}).encode()
+    yield "empty", b""
+    yield "nested_100000", b"[" * 100000
+    yield "not_utf8", b'{"model":{"type":"\xff"}}'
+    yield "long_multibyte_type", json.dumps({"model": {"type": "é" * 400}}).encode()
+    raw = json.dumps(byte_level_file(), ensure_ascii=False)
+    for name, old, new in (
+        ("id_huge", '"a": 0', '"a": 9223372036854775807'),
+        ("id_negative", '"a": 0', '"a": -1'),
+        ("id_twice", '"a": 0', '"a": 1'),
+        ("id_real", '"a": 0', '"a": 0.5'),
+        ("merge_unknown", '"a b"', '"a zz"'),
+        ("merge_twice", '"ab c"', '"a b"'),
+        ("merge_three", '"a b"', '"a b c"'),
+        ("merge_number", '"a b"', "7"),
+        ("added_empty", '"<s>"', '""'),
+        ("added_nul", '"<s>"', '"\\u0000"'),
+        ("added_long", '"<s>"', json.dumps("x" * 5000)),
+    ):
+        yield name, raw.replace(old, new, 1).encode()
+
+
+def strings(name: str, texts: list[str]) -> bytes:
+    """Return a GGUF key holding an array of strings."""
+    return key(name, ARRAY, array(STRING, len(texts), b"".join(map(string, texts))))
+
+
+def numbers(name: str, values: list[int]) -> bytes:
+    """Return a GGUF key holding an array of int32."""
+    return key(name, ARRAY, array(I32, len(values), struct.pack(f"<{len(values)}i", *values)))
+
+
+def reals(name: str, values: list[float]) -> bytes:
+    """Return a GGUF key holding an array of float32."""
+    return key(name, ARRAY, array(F32, len(values), struct.pack(f"<{len(values)}f", *values)))
+
+
+def tokenizer_gguf() -> Iterator[Pair]:
+    """Yield GGUF files that hold nothing but a tokenizer, good ones and ones with one fault."""
+    base = "tokenizer.ggml."
+    byte_level = {
+        "model": key(base + "model", STRING, string("gpt2")),
+        "pre": key(base + "pre", STRING, string("smollm")),
+        "tokens": strings(base + "tokens", ["<s>", "a", "b", "ab", "Ġ", "1"]),
+        "types": numbers(base + "token_type", [3, 1, 1, 1, 1, 1]),
+        "merges": strings(base + "merges", ["a b"]),
+        "bos": number(base + "bos_token_id", 0),
+    }
+    marked = {
+        "model": key(base + "model", STRING, string("llama")),
+        "tokens": strings(base + "tokens", ["<unk>", "a", "b", "ab", MARK, "  ", "<0xFF>"]),
+        "types": numbers(base + "token_type", [2, 1, 1, 1, 1, 4, 6]),
+        "scores": reals(base + "scores", [0, -1, -2, -3, -4, -5, -6]),
+        "bos": number(base + "bos_token_id", 1),
+        "unk": number(base + "unknown_token_id", 0),
+    }
+    faults = {
+        "pre_unknown": ("pre", key(base + "pre", STRING, string("tekken"))),
+        "pre_nul": ("pre", key(base + "pre", STRING, string("smollm\0x"))),
+        "pre_not_utf8": ("pre", key(base + "pre", STRING, string(b"\xff\xfe"))),
+        "pre_number": ("pre", number(base + "pre", 1)),
+        "model_unknown": ("model", key(base + "model", STRING, string("rwkv" * 40))),
+        "types_short": ("types", numbers(base + "token_type", [1])),
+        "types_wild": ("types", numbers(base + "token_type", [7] * 6)),
+        "types_byte": ("types", numbers(base + "token_type", [6] * 6)),
+        "merges_wild": ("merges", strings(base + "merges", ["a", "", " ", "a b c", "z z"])),
+        "tokens_empty": ("tokens", strings(base + "tokens", [])),
+        "tokens_equal": ("tokens", strings(base + "tokens", ["a"] * 6)),
+        "tokens_blank": ("tokens", strings(base + "tokens", ["", "a", "b", "ab", "Ġ", "1"])),
+        "bos_outside": ("bos", number(base + "bos_token_id", 6)),
+        "bos_huge": ("bos", number(base + "bos_token_id", 2**32 - 1)),
+    }
+    yield "gguf_bytes", gguf(list(byte_level.values()), [])
+    yield "gguf_marked", gguf(list(marked.values()), [])
+    nan = reals(base + "scores", [float("nan")] * 7)
+    yield "gguf_scores_nan", gguf(list((marked | {"scores": nan}).values()), [])
+    short = reals(base + "scores", [0.0])
+    yield "gguf_scores_short", gguf(list((marked | {"scores": short}).values()), [])
+    for name, (part, fault) in faults.items():
+        yield f"gguf_{name}", gguf(list((byte_level | {part: fault}).values()), [])
+    for part in byte_level:
+        rest = [value for name, value in byte_level.items() if name != part]
+        yield f"gguf_without_{part}", gguf(rest, [])
+
+
 def main() -> None:
     """Write every file, replacing the folders' former content."""
     out = (
@@ -404,6 +566,7 @@ def main() -> None:
         "gguf": [*gguf_counts(), *gguf_rules(), *gguf_configs()],
         "safetensors": list(safetensors_files()),
         "config": list(config_files()),
+        "tokenizer": [*tokenizer_json(), *tokenizer_gguf()],
     }
     for parser, files in parsers.items():
         folder = out / parser
