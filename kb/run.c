@@ -153,8 +153,9 @@ km_status km_kb_finish_run(km_kb *kb, int64_t run, const char *outcome, const ch
     KM_TRY(km_kb_begin(kb, err));
     KM_GO(km__kb_prepare(&stmt, kb,
                          "UPDATE runs SET status = ?2, key = coalesce(?3, key),"
-                         " finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-                         " WHERE id = ?1 AND status = 'running'",
+                         " finished = coalesce(finished, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
+                         " WHERE id = ?1 AND (status = 'running'"
+                         " OR (status = ?2 AND key IS NULL AND ?3 IS NOT NULL))",
                          err));
     KM_GO(km__kb_bind_int(kb, stmt, 1, run, err));
     KM_GO(km__kb_bind_text(kb, stmt, 2, outcome, -1, err));

@@ -2,8 +2,8 @@
 
 Usage: embed_sql.py OUTPUT.c FILE.sql ...
 
-Files in a folder ``schema`` are migrations, ``NNNN_name.sql``, numbered 1, 2, 3 without a gap. Files
-in a folder ``questions`` are named questions; their head is comment lines::
+Files in a folder ``schema`` are migrations, ``NNNN_name.sql``, numbered 1, 2, 3 without a gap.
+Files in a folder ``questions`` are named questions; their head is comment lines::
 
     -- title: What it answers, as a question.
     -- description: What the rows are.
@@ -24,6 +24,7 @@ def c_array(name: str, text: str) -> str:
 
 
 def head_of(path: Path, text: str) -> dict[str, str]:
+    """The title, description and parameters in a question's head."""
     fields: dict[str, str] = {"title": "", "description": "", "parameters": ""}
     for line in text.splitlines():
         if not line.startswith("-- "):
@@ -41,10 +42,12 @@ def head_of(path: Path, text: str) -> dict[str, str]:
 
 
 def body_of(text: str) -> str:
+    """The SQL below the head."""
     return "\n".join(line for line in text.splitlines() if not line.startswith("-- ")).strip()
 
 
 def migrations(files: list[Path]) -> str:
+    """The table of migrations."""
     rows, arrays = [], []
     for expected, path in enumerate(sorted(files), start=1):
         version = int(path.name.split("_")[0])
@@ -57,6 +60,7 @@ def migrations(files: list[Path]) -> str:
 
 
 def questions(files: list[Path]) -> str:
+    """The table of questions."""
     rows, arrays = [], []
     for i, path in enumerate(sorted(files)):
         text = path.read_text(encoding="utf-8")
@@ -71,12 +75,14 @@ def questions(files: list[Path]) -> str:
 
 
 def main() -> None:
+    """Write the C source."""
     output, files = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
     schema = [path for path in files if path.parent.name == "schema"]
     asked = [path for path in files if path.parent.name == "questions"]
     if len(schema) + len(asked) != len(files) or not schema or not asked:
         raise SystemExit("expected files in folders named schema and questions")
-    head = '/* Made by tools/embed_sql.py from kb/schema and kb/questions. */\n#include "kb_private.h"\n\n'
+    head = "/* Made by tools/embed_sql.py from kb/schema and kb/questions. */\n"
+    head += '#include "kb_private.h"\n\n'
     output.write_text(head + migrations(schema) + "\n" + questions(asked), encoding="utf-8")
 
 

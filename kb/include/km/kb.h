@@ -86,7 +86,7 @@ KM_API KM_NODISCARD km_status km_kb_begin_run(int64_t *out, km_kb *kb, const cha
                                               km_error *err);
 /* End a run as "done", "cancelled" or "failed". KM_ENOTFOUND without such a run, KM_ESTATE when it
  * has ended already. `key` (NULL allowed) is the content key of its result; KM_EINVAL when another
- * run has it. */
+ * run has it. A run that ended "done" without a key may be given one. */
 KM_API KM_NODISCARD km_status km_kb_finish_run(km_kb *kb, int64_t run, const char *outcome,
                                                const char *key, km_error *err);
 /* The run whose result has this content key, or -1. */

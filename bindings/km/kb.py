@@ -1,0 +1,558 @@
+"""KnowledgeBase: one SQLite file with the taxonomy, works, models, facts, runs and evidence.
+
+What the tables hold, and what is guaranteed when a process is killed, is in
+``docs/knowledge-base.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from km import _km
+from km.display import escape, mapping_html, table_html
+from km.errors import ArgumentError, NotFoundError
+from km.result import Result, canonical_json
+from km.table import Table
+
+if TYPE_CHECKING:
+    from km.datasets import FactSet
+    from km.picture import Picture
+
+Outcome: TypeAlias = Literal["done", "cancelled", "failed"]
+Stored: TypeAlias = Literal["stored", "same", "differs"]
+
+_RUN_DETAILS = ("seed", "km_version", "cpu", "blas_core", "command")
+_MODEL_FIELDS = (
+    "fingerprint",
+    "name",
+    "architecture",
+    "precision",
+    "path",
+    "tokenizer_hash",
+    "n_parameters",
+    "config",
+)
+
+
+class ConflictWarning(UserWarning):
+    """The same measurement gave other values than those stored; the stored ones were kept."""
+
+
+class KnowledgeBase:
+    """A knowledge base file; made, with the taxonomy, when it is not there.
+
+    Several processes may use one file at once. Every writing call is one transaction: when it
+    returns, a killed process loses nothing of it. Use it in a ``with`` statement or call
+    :meth:`close`.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        ":memory:" is a temporary one.
+    read_only : bool
+        Never write; the file must exist.
+    allow_network : bool
+        Open on a network file system, where locks may not hold, all the same.
+    busy_timeout : float
+        Seconds to wait for another process that is writing.
+
+    Raises
+    ------
+    NotFoundError
+        No such file (read_only) or folder.
+    FormatError
+        Not a knowledge base, or damaged.
+    UnsupportedError
+        Written by a newer km; older and opened read-only; on a network file system.
+
+    Examples
+    --------
+    >>> with KnowledgeBase(":memory:") as kb:
+    ...     kb.ask("contradicted-hypotheses")["node"][:2]
+    ['hyp-modular-region', 'hyp-modular-region']
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        read_only: bool = False,
+        *,
+        allow_network: bool = False,
+        busy_timeout: float = 30.0,
+    ) -> None:
+        if not 0.001 <= busy_timeout <= 86400.0:
+            raise ArgumentError("busy_timeout must lie between 0.001 and 86,400 seconds")
+        timeout_ms = math.ceil(busy_timeout * 1000.0)
+        self._kb = _km.KnowledgeBase(path, read_only, allow_network, timeout_ms)
+        if self._kb.warning:
+            warnings.warn(f"{os.fspath(path)}: {self._kb.warning}", stacklevel=2)
+        if not read_only:
+            self._renew_taxonomy()
+
+    # ---- opening and closing ----
+
+    @property
+    def path(self) -> str:
+        """Path of the file as it was given."""
+        return os.fspath(self._kb.path)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._kb.read_only
+
+    def close(self) -> None:
+        """Close the file; closing again does nothing."""
+        self._kb.close()
+
+    def __enter__(self) -> KnowledgeBase:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group calls: all of them happen, or on an exception none. May be nested."""
+        self._kb.begin()
+        try:
+            yield
+        except BaseException:
+            self._kb.rollback()
+            raise
+        self._kb.commit()
+
+    def _renew_taxonomy(self) -> None:
+        """Load the package's taxonomy where there is none or an older version of it."""
+        rows = self.query("SELECT value FROM meta WHERE key = 'taxonomy_version'")["value"]
+        text = taxonomy_text()
+        if not rows or int(rows[0]) < json.loads(text)["version"]:
+            self._kb.load_taxonomy(text)
+
+    def load_taxonomy(self, taxonomy: str | bytes | Mapping[str, Any]) -> None:
+        """Put another taxonomy (JSON text or its content) in place of the present one.
+
+        Raises
+        ------
+        FormatError, ArgumentError
+            It is malformed, or lacks nodes that recorded evidence points to.
+        """
+        is_text = isinstance(taxonomy, str | bytes)
+        self._kb.load_taxonomy(taxonomy if is_text else json.dumps(taxonomy))  # type: ignore[arg-type]
+
+    # ---- recording ----
+
+    def record(self, result: Result, *, note: str | None = None) -> int:
+        """Store a result: model, facts, measurements and evidence, all or nothing.
+
+        Recording the same result again changes nothing and returns the same run.
+
+        Parameters
+        ----------
+        result : Result
+            What a measure returned. Where it has them, its ``run`` (begun while measuring),
+            ``chunk_keys`` (of measurements stored meanwhile), ``evidence`` (dictionaries) and
+            ``asked`` (a fact set) are used.
+        note : str, optional
+            Kept with a new run.
+
+        Returns
+        -------
+        int
+            The run.
+
+        Warns
+        -----
+        ConflictWarning
+            The same measurement was stored before with other values.
+        """
+        key = result_key(result)
+        with self.transaction():
+            run = self._kb.find_run(key)
+            if run is None:
+                run = self._record_run(result, key, note)
+            evidence = [_plain_record(row) for row in getattr(result, "evidence", ())]
+            self._kb.put_evidence(run, canonical_json(evidence))
+        return run
+
+    def _record_run(self, result: Result, key: str, note: str | None) -> int:
+        asked = getattr(result, "asked", None)
+        if asked is not None:
+            self.add_facts(asked)
+        run = getattr(result, "run", None)
+        if run is None or not self._has_run(run, result):
+            run = self.begin_run(result.provenance, note=note)
+            if not self._use_chunks(run, getattr(result, "chunk_keys", ())):
+                self.store_chunk(run, key, result.table)
+        self._kb.finish_run(run, "done", key)
+        return int(run)
+
+    def _has_run(self, run: int, result: Result) -> bool:
+        """Whether a run begun while measuring is this base's, and still without a result."""
+        sql = "SELECT 1 FROM runs WHERE id = ? AND measure = ? AND key IS NULL"
+        return len(self.query(sql, [run, result.measure])) == 1
+
+    def _use_chunks(self, run: int, keys: Iterable[str]) -> bool:
+        """Tie chunks stored while measuring to a run; False unless all of them are here."""
+        wanted = list(keys)
+        sql = "SELECT count(*) AS n FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
+        if not wanted or self.query(sql, [canonical_json(wanted)])["n"][0] != len(set(wanted)):
+            return False
+        for key in wanted:
+            self._kb.use_chunk(run, key)
+        return True
+
+    def add_model(self, model: Mapping[str, Any]) -> int:
+        """Record a model (as ``Model.describe()`` gives it) when its fingerprint is new.
+
+        Returns
+        -------
+        int
+            Its id.
+        """
+        row = {name: model[name] for name in _MODEL_FIELDS if model.get(name) is not None}
+        return self._kb.put_model(canonical_json(row | {"path": str(row.get("path", ""))}))
+
+    def add_facts(self, facts: FactSet | Iterable[Mapping[str, Any]]) -> int:
+        """Record facts; those whose id is known stay as they are.
+
+        Parameters
+        ----------
+        facts : FactSet, or dictionaries with id, relation, subject, answers[, source, licence]
+
+        Returns
+        -------
+        int
+            How many were new.
+        """
+        rows = _fact_rows(facts) if hasattr(facts, "relations") else [dict(row) for row in facts]
+        return self._kb.put_facts(canonical_json(rows))
+
+    def add_texts(self, texts: Iterable[Mapping[str, Any]]) -> int:
+        """Record texts (id, body[, title, source, licence]) for search; the number of new ones."""
+        return self._kb.put_texts(canonical_json([dict(row) for row in texts]))
+
+    def add_measure(self, id: str, nodes: Sequence[str], *, module: str = "user") -> None:
+        """Declare a measure of your own and the nodes of the taxonomy it may bear on."""
+        self._kb.put_measure(canonical_json({"id": id, "module": module, "nodes": list(nodes)}))
+
+    def begin_run(self, provenance: Mapping[str, Any], *, note: str | None = None) -> int:
+        """Start a run, so that chunks can be stored while it measures.
+
+        Parameters
+        ----------
+        provenance : mapping
+            measure, version, parameters; optional model (``Model.describe()``), seed, km_version,
+            cpu, blas_core, command. What :func:`km.result.make_provenance` gives.
+        note : str, optional
+
+        Returns
+        -------
+        int
+            The run, for :meth:`store_chunk`, :meth:`load_chunk` and :meth:`finish_run`.
+        """
+        row = {name: provenance[name] for name in ("measure", "version", "parameters")}
+        row |= {k: provenance[k] for k in _RUN_DETAILS if provenance.get(k) is not None}
+        if note is not None:
+            row["note"] = note
+        with self.transaction():
+            if provenance.get("model"):
+                row["model"] = self.add_model(provenance["model"])
+            return self._kb.begin_run(canonical_json(row))
+
+    def finish_run(self, run: int, outcome: Outcome = "done") -> None:
+        """End a run as "done", "cancelled" or "failed"; :meth:`record` does it for its result."""
+        self._kb.finish_run(run, outcome)
+
+    def store_chunk(self, run: int, key: str, table: Table) -> Stored:
+        """Store a table of measurements under its content key (:func:`km.result.content_key`).
+
+        Returns
+        -------
+        {"stored", "same", "differs"}
+            New, there already with the same values, or there with other values: those stay, the
+            table ``conflicts`` notes it, and a ConflictWarning is given.
+        """
+        stored = self._kb.store_chunk(run, key, table._table)
+        if stored == "differs":
+            message = f"run {run} gave other values than those stored for chunk {key}"
+            warnings.warn(message, ConflictWarning, stacklevel=2)
+        return stored
+
+    def load_chunk(self, key: str, run: int | None = None) -> Table | None:
+        """The table stored under a content key, exactly as it was; None when there is none.
+
+        Parameters
+        ----------
+        key : str
+        run : int, optional
+            Note that this run used it.
+        """
+        found = self._kb.load_chunk(key)
+        if found is not None and run is not None:
+            self._kb.use_chunk(run, key)
+        return None if found is None else Table.wrap(found)
+
+    # ---- asking ----
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        timeout: float = 60.0,
+        max_rows: int = 1_000_000,
+    ) -> Table:
+        """The rows of one reading SQL statement.
+
+        Parameters
+        ----------
+        sql : str
+        params : sequence (for ``?``) or mapping (for ``:name``), optional
+        timeout : float
+            Seconds, after which the statement is stopped.
+        max_rows : int
+            A longer answer is an error, never cut.
+
+        Raises
+        ------
+        ArgumentError
+            Not one statement, not valid, or it would change something.
+        CancelledError
+            It took longer than `timeout`.
+        """
+        given = None if params is None else canonical_json(params)
+        timeout_ms = max(1, math.ceil(timeout * 1000.0))
+        return Table.wrap(self._kb.query(sql, given, timeout_ms, max_rows))
+
+    def ask(self, name: str, **params: Any) -> Table:
+        """The answer to a named question (see :meth:`questions`).
+
+        Raises
+        ------
+        NotFoundError
+            There is no such question; near ones are named.
+        ArgumentError
+            A parameter is unknown or missing.
+        """
+        return Table.wrap(self._kb.ask(name, canonical_json(params)))
+
+    @staticmethod
+    def questions() -> Table:
+        """The named questions: name, title, description, parameters with defaults, SQL."""
+        return Table.wrap(_km.kb_questions())
+
+    def search(self, text: str, *, kind: str | None = None, limit: int = 50) -> Table:
+        """Nodes, works, facts and texts that hold every word, best first.
+
+        English words match by stem, Chinese, Japanese and Korean by pairs of characters.
+
+        Parameters
+        ----------
+        text : str
+        kind : {"node", "work", "fact", "text"}, optional
+        limit : int
+        """
+        if limit < 1:
+            raise ArgumentError("limit must be at least 1")
+        if kind not in (None, "node", "work", "fact", "text"):
+            raise ArgumentError(f"kind must be node, work, fact or text, not {kind!r}")
+        return Table.wrap(self._kb.search(text, kind, limit))
+
+    def runs(self) -> Table:
+        """Runs, newest first."""
+        return self.ask("runs")
+
+    def info(self) -> dict[str, str]:
+        """Path, schema version, taxonomy, sizes and row counts."""
+        table = Table.wrap(self._kb.info())
+        return dict(zip(table["name"], table["value"], strict=True))
+
+    def check(self, full: bool = False) -> Table:
+        """Problems of the file, one a row; none when it is sound.
+
+        Parameters
+        ----------
+        full : bool
+            Also every index and the digest of every chunk; reads the whole file.
+        """
+        return Table.wrap(self._kb.check(full))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The taxonomy with the newest evidence, as it is now."""
+        return Taxonomy(self)
+
+    # ---- showing ----
+
+    def __repr__(self) -> str:
+        if self._kb.closed:
+            return f"<KnowledgeBase {self.path!r}, closed>"
+        counts = self.info()
+        shown = ("models", "runs", "measurements", "evidence")
+        return f"<KnowledgeBase {self.path!r}: {', '.join(f'{counts[k]} {k}' for k in shown)}>"
+
+    def _repr_html_(self) -> str:
+        if self._kb.closed:
+            return f"<div>{escape(repr(self))}</div>"
+        runs = self.runs()
+        shown = ["run", "measure", "model", "status", "started", "rows", "evidence"]
+        rows = [[row[name] for name in shown] for row in runs.rows(0, 10)]
+        header = [(name, "") for name in shown]
+        return (
+            f"<div><b>Knowledge base</b>{mapping_html(self.info().items())}"
+            f"{table_html(header, rows, f'{len(runs)} runs')}</div>"
+        )
+
+
+class Taxonomy:
+    """The tree of knowledge mechanisms as a knowledge base had it at one moment.
+
+    Attributes
+    ----------
+    nodes : list of dict
+        id, parent, name, kind, summary, evidence (how we know of the node), survey_section, depth;
+        parents before children.
+    evidence : list of dict
+        The newest evidence of each node, measure, statistic and model: node, measure, statistic,
+        value, low, high, n, unit, baseline, note, model, precision, run.
+    """
+
+    def __init__(self, kb: KnowledgeBase) -> None:
+        columns = "id, parent, name, kind, summary, evidence, survey_section, depth"
+        self.nodes = list(kb.query(f"SELECT {columns} FROM nodes ORDER BY tree_enter").rows())
+        self.evidence = list(kb.ask("evidence-on-node", node="root").rows()) if self.nodes else []
+        works = kb.query(
+            "SELECT e.node, e.relation, e.evidence, w.key, w.title, w.year FROM edges AS e"
+            " JOIN works AS w ON w.key = e.work ORDER BY w.year, w.key"
+        )
+        self._works = list(works.rows())
+        self._by_id = {node["id"]: node for node in self.nodes}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.nodes)
+
+    def __getitem__(self, id: str) -> dict[str, Any]:
+        """The node of an id, with ``children``, ``works`` and ``measured`` (its evidence)."""
+        node = self._by_id.get(id)
+        if node is None:
+            raise NotFoundError(f"the taxonomy has no node {id!r}")
+        return node | {
+            "children": [n["id"] for n in self.nodes if n["parent"] == id],
+            "works": [{k: v for k, v in w.items() if k != "node"} for w in self.works(id)],
+            "measured": [e for e in self.evidence if e["node"] == id],
+        }
+
+    def works(self, id: str) -> list[dict[str, Any]]:
+        """Works that say something about a node: node, relation, evidence, key, title, year."""
+        return [work for work in self._works if work["node"] == id]
+
+    def draw(self, **options: Any) -> Picture:
+        """A picture of the tree with the evidence: :func:`km.draw.taxonomy`."""
+        from km import draw
+
+        return draw.taxonomy(self, **options)
+
+    def __repr__(self) -> str:
+        measured = {row["node"] for row in self.evidence}
+        return (
+            f"<Taxonomy: {len(self.nodes)} nodes, {len(measured)} with evidence>\n{self._outline()}"
+        )
+
+    def _outline(self, max_depth: int = 2) -> str:
+        """The upper nodes, indented, with the figures of those that have evidence."""
+        lines = []
+        measured = {row["node"] for row in self.evidence}
+        for node in self.nodes:
+            if node["depth"] <= max_depth or node["id"] in measured:
+                lines.append("  " * node["depth"] + node["name"] + self._figures(node["id"]))
+        return "\n".join(lines)
+
+    def _figures(self, id: str) -> str:
+        rows = [row for row in self.evidence if row["node"] == id]
+        shown = [
+            f"{row['statistic']} {row['value']:.3g}" for row in rows if row["value"] is not None
+        ]
+        return f"  [{', '.join(shown[:3])}{', …' if len(shown) > 3 else ''}]" if shown else ""
+
+    def _repr_html_(self) -> str:
+        header = [("node", ""), ("kind", ""), ("works", ""), ("evidence of your runs", "")]
+        counts: dict[str, int] = {}
+        for work in self._works:
+            counts[work["node"]] = counts.get(work["node"], 0) + 1
+        measured = {row["node"] for row in self.evidence}
+        rows = [
+            (
+                "\u2003" * node["depth"] + node["name"],
+                node["kind"].replace("_", " "),
+                counts.get(node["id"], 0),
+                self._figures(node["id"]).strip(" []"),
+            )
+            for node in self.nodes
+            if node["depth"] <= 2 or node["id"] in measured
+        ]
+        note = f"{len(self.nodes)} nodes, {len(measured)} with evidence; .draw() shows all of it"
+        return table_html(header, rows, note)
+
+
+def taxonomy_text() -> bytes:
+    """The package's taxonomy as JSON text."""
+    return resources.files("km").joinpath("data", "taxonomy.json").read_bytes()
+
+
+def result_key(result: Result) -> str:
+    """Content key of a result: measure, version, parameters, seed, model and the table itself."""
+    table = result.table
+    digest = hashlib.sha256(canonical_json([list(c) for c in table._table.specs]).encode())
+    digest.update((table.to_jsonl() or "").encode())
+    model = result.provenance.get("model") or {}
+    key = {
+        "measure": result.measure,
+        "version": result.provenance["version"],
+        "parameters": result.parameters,
+        "seed": result.provenance.get("seed"),
+        "model": model.get("fingerprint"),
+        "table": digest.hexdigest(),
+    }
+    return hashlib.sha256(canonical_json(key).encode()).hexdigest()
+
+
+def _fact_rows(facts: Any) -> list[dict[str, Any]]:
+    """Rows of `facts` from a fact set; the relation makes a fact's id unique."""
+    shared = {k: v for k, v in (("source", facts.source), ("licence", facts.licence)) if v}
+    return [
+        {
+            "id": f"{relation.name}/{fact.id}",
+            "relation": relation.name,
+            "subject": fact.subject,
+            "answers": list(fact.answers),
+        }
+        | shared
+        for relation in facts.relations
+        for fact in relation.facts
+    ]
+
+
+def _plain_record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with NaN and infinities as null, which is what they mean there: not defined."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
