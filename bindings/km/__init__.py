@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
+    from km import scores as scores
     from km import stats as stats
     from km._km import Context as Context
     from km.comparison import Comparison as Comparison
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
     from km.model import load as load
     from km.model import models as models
     from km.picture import Picture as Picture
+    from km.recall import Recall as Recall
+    from km.recall import memorization as memorization
     from km.result import Result as Result
     from km.table import Table as Table
+    from km.texts import ExposureResult as ExposureResult
+    from km.texts import Verbatim as Verbatim
+    from km.texts import exposure as exposure
+    from km.texts import verbatim as verbatim
 
     __version__: str
 
@@ -47,23 +54,30 @@ _PLACES = {
     "ConflictWarning": "kb",
     "Context": "_km",
     "Error": "errors",
+    "ExposureResult": "texts",
     "FormatError": "errors",
     "KnowledgeBase": "kb",
     "Model": "model",
     "NotFoundError": "errors",
     "NumericError": "errors",
     "Picture": "picture",
+    "Recall": "recall",
     "Result": "result",
     "ShapeError": "errors",
     "Table": "table",
+    "Verbatim": "texts",
     "UnsupportedError": "errors",
     "compare": "comparison",
     "datasets": "",
+    "exposure": "texts",
     "draw": "",
     "load": "model",
     "models": "model",
+    "memorization": "recall",
     "power": "comparison",
+    "scores": "",
     "stats": "",
+    "verbatim": "texts",
 }
 
 __all__ = [*_PLACES, "__version__"]

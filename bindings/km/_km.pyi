@@ -288,9 +288,6 @@ def memorization_run(
     progress : callable(done, total), optional
     """
 
-def lens_run(model: Model, ids: Buffer, target: int, top_k: int = 5) -> Table:
-    """Logit lens at the last token of ids (T) int32: one row a layer and one for the output."""
-
 def verbatim_run(
     model: Model,
     ids: Buffer,

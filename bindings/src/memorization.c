@@ -1,4 +1,4 @@
-/* memorization.c: measures that drive a model: recall, logit lens, verbatim tokens. */
+/* memorization.c: measures that drive a model: recall, verbatim tokens, continuations. */
 #include "km/memorization.h"
 
 #include "buffers.h"
@@ -119,42 +119,6 @@ static PyObject *memorization_run(PyObject *module, PyObject *const *args, Py_ss
     return result;
 }
 
-/* ---- logit lens ---- */
-
-typedef struct lens_work {
-    km_table *table;
-    const km_model *model;
-    km_view ids;
-    int64_t target;
-    int top_k;
-} lens_work;
-
-static km_status run_lens(void *payload, km_error *err) {
-    lens_work *work = payload;
-    int32_t target = work->target < 0 || work->target > INT32_MAX ? -1 : (int32_t)work->target;
-    return km_lens_run(&work->table, work->model, work->ids.data, work->ids.n, target, work->top_k,
-                       err);
-}
-
-static PyObject *lens_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                          PyObject *kwnames) {
-    km_args in;
-    km_model *model;
-    km_state *state = KM_MODULE_STATE(module);
-    lens_work work = {.top_k = 5};
-    PyObject *result = NULL;
-    if (km_args_bind(&in, &state->errors, KM_SIG_lens_run, args, nargs, kwnames) &&
-        model_arg(&in, module, &model) && km_arg_view(&in, "ids", KM_I32, "(T)", &work.ids) &&
-        km_arg_int64(&in, "target", &work.target) && km_arg_int(&in, "top_k", &work.top_k)) {
-        work.model = model;
-        if (km_py_run(&state->errors, km_model_ctx(model), run_lens, &work, NULL)) {
-            result = km_py_table_wrap(state, work.table);
-        }
-    }
-    km_args_clear(&in);
-    return result;
-}
-
 /* ---- verbatim tokens and continuations ---- */
 
 /* Arguments ids (N), offsets (K+1) and batch_tokens; offsets must end at N. */
@@ -241,7 +205,6 @@ static PyObject *continuations_run(PyObject *module, PyObject *const *args, Py_s
 
 PyMethodDef km_py_memorization_methods[] = {
     KM_METHOD("memorization_run", memorization_run, KM_DOC_memorization_run),
-    KM_METHOD("lens_run", lens_run, KM_DOC_lens_run),
     KM_METHOD("verbatim_run", verbatim_run, KM_DOC_verbatim_run),
     KM_METHOD("continuations_run", continuations_run, KM_DOC_continuations_run),
     {NULL, NULL, 0, NULL},
