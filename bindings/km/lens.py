@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from km.errors import ArgumentError
-from km.result import Result, make_provenance
+from km.result import Result, make_provenance, stored_result
 from km.table import Table
 
 if TYPE_CHECKING:
+    from km.kb import KnowledgeBase
     from km.model import Ids, Model
 
 LENS_ID = "memorization.lens"
@@ -33,6 +34,19 @@ class LensResult(Result):
         super().__init__(table, provenance)
         self.prompt = prompt
         self.answer = answer
+
+    @classmethod
+    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> LensResult:
+        """The lens that a run recorded.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such finished run, or it is not a lens.
+        """
+        provenance, table = stored_result(kb, run, LENS_ID)
+        parameters = provenance["parameters"]
+        return cls(table, provenance, parameters["prompt"], parameters["answer"])
 
     @property
     def model_name(self) -> str:
@@ -83,10 +97,17 @@ def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: 
         text = model.decode(ids)
     token = _target_id(model, ids, text, target) if isinstance(target, str) else target
     table = Table.wrap(model._model.lens(as_ids(ids), token, top_k))
-    parameters = {"ids": ids, "target": token, "top_k": top_k}
     shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    answer = model.decode([token])
+    parameters = {
+        "prompt": shown,
+        "answer": answer,
+        "ids": ids,
+        "target": token,
+        "top_k": top_k,
+    }
     provenance = make_provenance(LENS_ID, LENS_VERSION, model, parameters)
-    return LensResult(table, provenance, shown, model.decode([token]))
+    return LensResult(table, provenance, shown, answer)
 
 
 def _target_id(model: Model, ids: list[int], prompt: str | bytes, target: str) -> int:

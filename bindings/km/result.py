@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km
 from km.display import escape, mapping_html
-from km.errors import ArgumentError
+from km.errors import ArgumentError, NotFoundError
 from km.table import Table
 
 if TYPE_CHECKING:
+    from km.kb import KnowledgeBase
     from km.model import Model
 
 
@@ -96,6 +97,37 @@ def make_provenance(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
+
+
+def stored_result(kb: KnowledgeBase, run: int, measure: str) -> tuple[dict[str, Any], Table]:
+    """Provenance and table of a finished run of `measure` whose result is one table.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such run, it is of another measure, or its table is not there.
+    """
+    found = kb.query(
+        "SELECT r.measure, r.version, r.parameters, r.seed, r.km_version, r.cpu, r.blas_core, "
+        "r.started AS time, r.command, r.status, r.key, r.model FROM runs AS r WHERE r.id = ?",
+        [run],
+    )
+    if not len(found) or found["measure"][0] != measure or found["status"][0] != "done":
+        raise NotFoundError(f"{kb.path} has no finished run {run} of {measure}")
+    provenance = found.row(0)
+    key, model = provenance.pop("key"), provenance.pop("model")
+    del provenance["status"]
+    provenance["parameters"] = json.loads(provenance["parameters"])
+    models = kb.query(
+        "SELECT name, path, fingerprint, tokenizer_hash, precision, architecture, n_parameters "
+        "FROM models WHERE id = ?",
+        [model],
+    )
+    provenance["model"] = models.row(0) if len(models) else None
+    table = kb.load_chunk(key)
+    if table is None:
+        raise NotFoundError(f"run {run}: its table is not in {kb.path}")
+    return provenance, table
 
 
 def canonical_json(value: object) -> str:

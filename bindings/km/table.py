@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 from km import _km
 from km.display import MAX_ROWS, format_cell, pick_rows, table_html
@@ -201,7 +201,7 @@ class Table:
         frame.attrs["units"] = self.units
         return frame
 
-    def to_csv(self, path: _Path | None = None) -> str | None:
+    def to_csv(self, path: _Path | TextIO | None = None) -> str | None:
         """Write CSV (UTF-8, a header row, nothing where null) or return it as text."""
         out = io.StringIO(newline="")
         writer = csv.writer(out, lineterminator="\n")
@@ -211,7 +211,7 @@ class Table:
             writer.writerow(["" if cell is None else _csv_cell(cell) for cell in row])
         return _deliver(out.getvalue(), path)
 
-    def to_jsonl(self, path: _Path | None = None) -> str | None:
+    def to_jsonl(self, path: _Path | TextIO | None = None) -> str | None:
         """Write one JSON object a row or return them as text; NaN and infinities become null."""
         lines = [
             json.dumps({k: _finite(v) for k, v in row.items()}, ensure_ascii=False)
@@ -266,9 +266,12 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _deliver(text: str, path: _Path | None) -> str | None:
+def _deliver(text: str, path: _Path | TextIO | None) -> str | None:
     if path is None:
         return text
+    if not isinstance(path, str | os.PathLike):
+        path.write(text)
+        return None
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     return None

@@ -55,4 +55,4 @@ def test_version_is_the_distribution_s() -> None:
 def test_package_is_typed() -> None:
     files = {str(path) for path in importlib.metadata.files("km") or []}
     assert {"km/py.typed", "km/_km.pyi", "km/_kmviz.pyi"} <= files
-    assert any(path.startswith("km/taxonomy/") for path in files)
+    assert "km/data/taxonomy.json" in files

@@ -17,6 +17,7 @@ import pytest
 
 import km
 from km import cache
+from km.lens import LensResult
 
 PROMPT = "The capital of France is"
 
@@ -285,3 +286,15 @@ def test_lens_refuses_what_it_cannot_follow(model: km.Model) -> None:
         model.lens(PROMPT, 10**6)
     with pytest.raises(km.ArgumentError):
         model.lens("", "Paris")
+
+
+def test_lens_comes_back_from_a_knowledge_base(model: km.Model, tmp_path: Path) -> None:
+    result = model.lens(PROMPT, "Paris", top_k=3)
+    with km.KnowledgeBase(tmp_path / "study.db") as kb:
+        run = kb.record(result)
+        back = LensResult.from_knowledge_base(kb, run)
+        assert (back.prompt, back.answer) == (result.prompt, result.answer)
+        assert back.layers() == result.layers()
+        assert back.provenance["model"] == result.provenance["model"]
+        with pytest.raises(km.NotFoundError, match="no finished run 99"):
+            LensResult.from_knowledge_base(kb, 99)

@@ -189,6 +189,9 @@ def test_csv_and_jsonl(table: km.Table, tmp_path: Path) -> None:
     assert rows[3] == ["", str(2**62), "", ""]
     assert table.to_csv(tmp_path / "t.csv") is None
     assert (tmp_path / "t.csv").read_bytes() == text.encode()
+    stream = io.StringIO()
+    assert table.to_csv(stream) is None
+    assert stream.getvalue() == text
     lines = table.to_jsonl()
     assert lines is not None
     values = [json.loads(line) for line in lines.splitlines()]
