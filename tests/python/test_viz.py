@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import km
 from km._kmviz import Graph, text_width
+from km.table import Column
 
 TAXONOMY = Path(__file__).parents[2] / "kb" / "taxonomy" / "taxonomy.json"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -292,13 +293,20 @@ def test_taxonomy_names_the_models_of_its_figures() -> None:
     assert "recall 0.50 [0.24, 0.39], baseline 0.10, n = 1,312 (G F32)" in shown
 
 
-def test_taxonomy_takes_the_evidence_of_a_knowledge_base() -> None:
-    def query(sql: str) -> list[dict[str, Any]]:
-        assert "FROM latest_evidence" in sql
-        return EVIDENCE
-
-    base = SimpleNamespace(taxonomy={"nodes": NODES}, query=query)
-    assert km.draw.taxonomy(base).svg == km.draw.taxonomy(NODES, EVIDENCE).svg
+def test_taxonomy_takes_the_evidence_of_a_knowledge_base(tmp_path: Path) -> None:
+    """From nothing to a picture: the package's own taxonomy, a run, its evidence."""
+    with km.KnowledgeBase(tmp_path / "study.db") as kb:
+        empty = " ".join(words(kb.taxonomy.draw()))
+        assert "0 of 128 nodes have evidence;" in empty
+        model = {"fingerprint": "0" * 64, "name": "S", "precision": "Q4_1"}
+        origin = {"measure": "memorization.recall", "version": 1, "parameters": {}, "model": model}
+        result = km.Result(km.Table.from_rows([Column("x", "int64")], [{"x": 1}]), origin)
+        row = {**EVIDENCE[0], "node": "memorization", "measure": "memorization.recall"}
+        result.evidence = [{**row, "statistic": "gain"}, row]
+        kb.record(result)
+        shown = words(km.draw.taxonomy(kb))
+    assert [text[:4] for text in shown if "1,312" in text] == ["reca", "gain"]
+    assert any("1 of 128 nodes have evidence from S Q4_1;" in text for text in shown)
 
 
 def test_taxonomy_refuses_what_is_no_tree() -> None:

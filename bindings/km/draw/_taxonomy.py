@@ -20,14 +20,10 @@ KINDS = {
     "analysis_method": ("hexagon", "purple", "pale-purple", "analysis method"),
     "open_question": ("invtriangle", "orange", "pale-orange", "open question"),
 }
-LATEST = (
-    "SELECT node, measure, statistic, value, low, high, n, unit, baseline, note, model, precision "
-    "FROM latest_evidence ORDER BY node, measure, statistic, model, precision"
-)
 NBSP = "\u00a0"
 MARK = 9.0
 NAME_WIDTH = 165.0
-CARD_WIDTH = 270.0
+CARD_WIDTH = 330.0
 COLUMN_GAP = 26.0
 ROW_GAP = 4.0
 MAX_FIGURES = 4
@@ -55,12 +51,8 @@ class _Node:
 def _plain(source: Any, evidence: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Nodes and evidence from a knowledge base, a taxonomy object, a dict or a list."""
     taxonomy = getattr(source, "taxonomy", source)
-    if evidence is None and callable(getattr(source, "query", None)):
-        evidence = source.query(LATEST)
     if evidence is None:
-        evidence = getattr(source, "evidence", getattr(taxonomy, "evidence", None))
-    if callable(evidence):
-        evidence = evidence()
+        evidence = getattr(taxonomy, "evidence", None)
     if isinstance(taxonomy, Mapping):
         nodes = taxonomy["nodes"]
     else:
@@ -83,7 +75,8 @@ def _tree(nodes: Sequence[Mapping[str, Any]], evidence: Sequence[Mapping[str, An
             made[parent].children.append(node)
     if len(roots) != 1:
         raise ValueError(f"a taxonomy has one root, this one has {len(roots)}")
-    for row in evidence:
+    # Recall is the headline: it comes first on its card.
+    for row in sorted(evidence, key=lambda r: not str(r.get("statistic", "")).startswith("recall")):
         if row["node"] not in made:
             raise ValueError(f"evidence names an unknown node {row['node']!r}")
         made[row["node"]].evidence.append(row)
