@@ -165,8 +165,8 @@ class KnowledgeBase:
         ----------
         result : Result
             What a measure returned. Where it has them, its ``run`` (begun while measuring),
-            ``chunk_keys`` (of measurements stored meanwhile), ``evidence`` (dictionaries) and
-            ``asked`` (a fact set) are used.
+            ``chunks`` (pairs of content key and table), ``evidence`` (dictionaries) and ``asked``
+            (a fact set) are used.
         note : str, optional
             Kept with a new run.
 
@@ -196,8 +196,8 @@ class KnowledgeBase:
         run = getattr(result, "run", None)
         if run is None or not self._has_run(run, result):
             run = self.begin_run(result.provenance, note=note)
-            if not self._use_chunks(run, getattr(result, "chunk_keys", ())):
-                self.store_chunk(run, key, result.table)
+        for chunk_key, table in getattr(result, "chunks", None) or [(key, result.table)]:
+            self.store_chunk(run, chunk_key, table)
         self._kb.finish_run(run, "done", key)
         return int(run)
 
@@ -205,16 +205,6 @@ class KnowledgeBase:
         """Whether a run begun while measuring is this base's, and still without a result."""
         sql = "SELECT 1 FROM runs WHERE id = ? AND measure = ? AND key IS NULL"
         return len(self.query(sql, [run, result.measure])) == 1
-
-    def _use_chunks(self, run: int, keys: Iterable[str]) -> bool:
-        """Tie chunks stored while measuring to a run; False unless all of them are here."""
-        wanted = list(keys)
-        sql = "SELECT count(*) AS n FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
-        if not wanted or self.query(sql, [canonical_json(wanted)])["n"][0] != len(set(wanted)):
-            return False
-        for key in wanted:
-            self._kb.use_chunk(run, key)
-        return True
 
     def add_model(self, model: Mapping[str, Any]) -> int:
         """Record a model (as ``Model.describe()`` gives it) when its fingerprint is new.
