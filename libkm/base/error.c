@@ -34,9 +34,15 @@ static void trim_partial_character(char *text, size_t size) {
     }
 }
 
-/* Messages are UTF-8 whatever a file, a path or a library put into them: other bytes become '?'. */
-static void replace_malformed(char *text) {
+/* Messages are one line of UTF-8 whatever a file, a path or a library put into them: control
+ * characters, which could drive a terminal, and bytes of no character become '?'. */
+static void make_printable(char *text) {
     size_t n = strlen(text);
+    for (size_t i = 0; i < n; i++) {
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) {
+            text[i] = '?';
+        }
+    }
     if (km_utf8_valid(text, n)) {
         return;
     }
@@ -63,7 +69,7 @@ static void fill(km_error *err, km_status code, const char *file, const char *fu
     err->line = line;
     (void)vsnprintf(err->message, sizeof err->message, fmt, args);
     trim_partial_character(err->message, sizeof err->message);
-    replace_malformed(err->message);
+    make_printable(err->message);
 }
 
 const char *km_status_name(km_status code) {
@@ -95,7 +101,7 @@ void km_error_prefix(km_error *err, const char *fmt, ...) {
     append(err, ": ");
     append(err, old);
     trim_partial_character(err->message, sizeof err->message);
-    replace_malformed(err->message);
+    make_printable(err->message);
 }
 
 km_status km_error_set(km_error *err, km_status code, const char *file, const char *func, int line,
@@ -120,7 +126,7 @@ km_status km_error_set_errno(km_error *err, int os_errno, const char *file, cons
         append(err, ": ");
         append(err, strerror_r(os_errno, buffer, sizeof buffer));
         trim_partial_character(err->message, sizeof err->message);
-        replace_malformed(err->message);
+        make_printable(err->message);
         err->os_errno = os_errno;
     }
     return KM_EIO;

@@ -112,7 +112,7 @@ static km_status read_weight_map(index_file *index, char **pool, km_scan *scan, 
 
 static km_status read_index(index_file *index, const km_map *map, km_error *err) {
     if (map->size > MAX_INDEX_BYTES) {
-        return KM_SET(err, KM_ERANGE, "%zu bytes; at most %zu are read", map->size,
+        return KM_SET(err, KM_EUNSUPPORTED, "%zu bytes; at most %zu are read", map->size,
                       MAX_INDEX_BYTES);
     }
     KM_TRY(km_alloc((void **)&index->pool, index->ctx, map->size + 1, err));

@@ -32,7 +32,7 @@ static km_status check_regular(const struct stat *info, const char *path, km_err
         return KM_SET(err, KM_EINVAL, "%s: is not a regular file", path);
     }
     if (info->st_size < 0 || (uintmax_t)info->st_size > SIZE_MAX / 2) {
-        return KM_SET(err, KM_ERANGE, "%s: too large to map", path);
+        return KM_SET(err, KM_EUNSUPPORTED, "%s: too large to map", path);
     }
     return KM_OK;
 }

@@ -57,7 +57,7 @@ km_status km__config_set_rope_scaling(km_config *config, const char *kind, size_
 static km_status check_int(const char *name, int32_t value, int32_t low, int32_t high,
                            km_error *err) {
     if (value < low || value > high) {
-        return KM_SET(err, KM_ERANGE, "%s is %d, expected %d to %d", name, value, low, high);
+        return KM_SET(err, KM_EFORMAT, "%s is %d, expected %d to %d", name, value, low, high);
     }
     return KM_OK;
 }
@@ -65,7 +65,7 @@ static km_status check_int(const char *name, int32_t value, int32_t low, int32_t
 static km_status check_double(const char *name, double value, double low, double high,
                               km_error *err) {
     if (!(value >= low && value <= high)) {
-        return KM_SET(err, KM_ERANGE, "%s is %g, expected %g to %g", name, value, low, high);
+        return KM_SET(err, KM_EFORMAT, "%s is %g, expected %g to %g", name, value, low, high);
     }
     return KM_OK;
 }
@@ -82,15 +82,15 @@ static km_status check_sizes(const km_config *c, km_error *err) {
     KM_TRY(check_int("sliding window", c->sliding_window, 0, KM_MAX_CONTEXT, err));
     KM_TRY(check_int("sliding window pattern", c->sliding_pattern, 0, KM_MAX_LAYERS + 1, err));
     if (c->n_heads % c->n_kv_heads != 0) {
-        return KM_SET(err, KM_ERANGE, "%d heads cannot share %d KV heads evenly", c->n_heads,
+        return KM_SET(err, KM_EFORMAT, "%d heads cannot share %d KV heads evenly", c->n_heads,
                       c->n_kv_heads);
     }
     if (c->head_dim % 2 != 0) {
-        return KM_SET(err, KM_ERANGE, "head width %d is odd: rotary pairs need an even one",
+        return KM_SET(err, KM_EFORMAT, "head width %d is odd: rotary pairs need an even one",
                       c->head_dim);
     }
     if (c->sliding_window > 0 && c->sliding_pattern < 1) {
-        return KM_SET(err, KM_ERANGE, "a sliding window needs a pattern of layers");
+        return KM_SET(err, KM_EFORMAT, "a sliding window needs a pattern of layers");
     }
     return KM_OK;
 }

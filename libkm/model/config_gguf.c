@@ -28,18 +28,22 @@ static const char *key_of(char *out, size_t size, const source *s, const char *f
     return out;
 }
 
+/* A file without a key it needs is broken; that is not the same as a file that is not found. */
+static km_status missing(const char *key, km_error *err) {
+    return KM_SET(err, KM_EFORMAT, "key '%s' is missing", key);
+}
+
 static km_status read_int(int32_t *out, const source *s, const char *field, int64_t otherwise,
                           km_error *err) {
     char key[96];
-    bool found = true;
+    bool found;
     int64_t value = otherwise;
-    KM_TRY(km_gguf_get_int(s->gguf, key_of(key, sizeof(key), s, field), &value,
-                           otherwise == REQUIRED ? NULL : &found, err));
-    if (!found) {
-        value = otherwise;
+    KM_TRY(km_gguf_get_int(s->gguf, key_of(key, sizeof(key), s, field), &value, &found, err));
+    if (!found && otherwise == REQUIRED) {
+        return missing(key, err);
     }
     if (value < INT32_MIN || value > INT32_MAX) {
-        return KM_SET(err, KM_ERANGE, "key '%s': %" PRId64 " is out of range", key, value);
+        return KM_SET(err, KM_EFORMAT, "key '%s': %" PRId64 " is out of range", key, value);
     }
     *out = (int32_t)value;
     return KM_OK;
@@ -156,9 +160,11 @@ static km_status read_sizes(km_config *out, const source *s, km_error *err) {
     KM_TRY(read_head_width(out, s, err));
     KM_TRY(read_vocabulary(out, s, err));
     char key[96];
-    return km_gguf_get_double(s->gguf,
+    bool found;
+    KM_TRY(km_gguf_get_double(s->gguf,
                               key_of(key, sizeof(key), s, "attention.layer_norm_rms_epsilon"),
-                              &out->norm_eps, NULL, err);
+                              &out->norm_eps, &found, err));
+    return found ? KM_OK : missing(key, err);
 }
 
 /* A factor without a kind means linear, as in llama.cpp. */
@@ -215,7 +221,10 @@ km_status km__config_from_gguf(km_config *out, const km_gguf *gguf, km_error *er
     const char *text;
     size_t n;
     bool named;
-    KM_TRY(km_gguf_get_string(gguf, "general.architecture", &text, &n, NULL, err));
+    KM_TRY(km_gguf_get_string(gguf, "general.architecture", &text, &n, &named, err));
+    if (!named) {
+        return missing("general.architecture", err);
+    }
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++) {
         if (strlen(KNOWN[i].arch) == n && memcmp(text, KNOWN[i].arch, n) == 0) {
             source s = {gguf, KNOWN[i].arch};

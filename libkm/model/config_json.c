@@ -38,7 +38,7 @@ static km_status read_int(int32_t *out, const json_t *object, const char *name, 
     }
     json_int_t number = json_integer_value(value);
     if (number < INT32_MIN || number > INT32_MAX) {
-        return KM_SET(err, KM_ERANGE, "field '%s': %" JSON_INTEGER_FORMAT " is out of range", name,
+        return KM_SET(err, KM_EFORMAT, "field '%s': %" JSON_INTEGER_FORMAT " is out of range", name,
                       number);
     }
     *out = (int32_t)number;
@@ -326,7 +326,7 @@ static km_status read_root(km_config *out, const json_t *root, km_error *err) {
 
 km_status km__config_from_json(km_config *out, const char *text, size_t n, km_error *err) {
     if (n > MAX_CONFIG_BYTES) {
-        return KM_SET(err, KM_ERANGE, "%zu bytes; at most %zu are read", n, MAX_CONFIG_BYTES);
+        return KM_SET(err, KM_EUNSUPPORTED, "%zu bytes; at most %zu are read", n, MAX_CONFIG_BYTES);
     }
     json_t *root = NULL;
     KM_TRY(km_json_parse(&root, text, n, err));

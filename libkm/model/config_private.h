@@ -19,7 +19,7 @@ KM_NODISCARD km_status km__config_from_gguf(km_config *out, const km_gguf *gguf,
 KM_NODISCARD km_status km__config_from_json(km_config *out, const char *text, size_t n,
                                             km_error *err);
 
-/* Every size and number within its range and consistent with the others; KM_ERANGE by name. */
+/* Every size and number within its range and consistent with the others; KM_EFORMAT by name. */
 KM_NODISCARD km_status km__config_check(const km_config *config, km_error *err);
 
 /* Copy a name of n bytes, cut at the last whole character that fits. */

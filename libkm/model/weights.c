@@ -41,12 +41,12 @@ static km_status check_shape(const km_weight_slot *slot, km_error *err) {
         given[0] = '\0';
     }
     if (matrix) {
-        return KM_SET(err, KM_ESHAPE,
+        return KM_SET(err, KM_EFORMAT,
                       "tensor '%s' has shape (%s), the configuration needs (%" PRId64 ", %" PRId64
                       ")",
                       slot->name, given, slot->rows, slot->cols);
     }
-    return KM_SET(err, KM_ESHAPE,
+    return KM_SET(err, KM_EFORMAT,
                   "tensor '%s' has shape (%s), the configuration needs (%" PRId64 ")", slot->name,
                   given, slot->cols);
 }
@@ -56,7 +56,7 @@ static km_status find_tensors(km_weight_plan *plan, const km_container *containe
         km_weight_slot *slot = &plan->slots[i];
         slot->info = km_container_find(container, slot->name);
         if (slot->info == NULL) {
-            return KM_SET(err, KM_ENOTFOUND, "tensor '%s' is missing", slot->name);
+            return KM_SET(err, KM_EFORMAT, "tensor '%s' is missing", slot->name);
         }
         KM_TRY(check_shape(slot, err));
         bool in_place =

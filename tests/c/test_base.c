@@ -394,6 +394,10 @@ static void test_messages_are_utf8(void **state) {
     km_error err = KM_ERROR_INIT;
     (void)KM_SET(&err, KM_EFORMAT, "near '\xe3' and \xff, \xc3\xa9 stays");
     assert_string_equal(err.message, "near '?' and ?, \xc3\xa9 stays");
+    km_error_prefix(&err, "\x1b[1m\n");
+    assert_string_equal(err.message, "?[1m?: near '?' and ?, \xc3\xa9 stays");
+    km_error_clear(&err);
+    (void)KM_SET(&err, KM_EFORMAT, "near '\xe3' and \xff, \xc3\xa9 stays");
     km_error_prefix(&err, "a\x80"
                           "b");
     assert_string_equal(err.message, "a?b: near '?' and ?, \xc3\xa9 stays");

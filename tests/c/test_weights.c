@@ -139,18 +139,18 @@ static void expect_refusal(km_ctx *ctx, tiny_options o, bool hf, km_status statu
 }
 
 static void test_missing_and_misshapen(void **state) {
-    expect_refusal(*state, (tiny_options){.missing = "blk.1.ffn_up.weight"}, false, KM_ENOTFOUND,
+    expect_refusal(*state, (tiny_options){.missing = "blk.1.ffn_up.weight"}, false, KM_EFORMAT,
                    "tensor 'blk.1.ffn_up.weight' is missing");
-    expect_refusal(*state, (tiny_options){.missing = "output_norm.weight"}, false, KM_ENOTFOUND,
+    expect_refusal(*state, (tiny_options){.missing = "output_norm.weight"}, false, KM_EFORMAT,
                    "tensor 'output_norm.weight' is missing");
     expect_refusal(*state, (tiny_options){.missing = "model.layers.0.mlp.down_proj.weight"}, true,
-                   KM_ENOTFOUND, "tensor 'model.layers.0.mlp.down_proj.weight' is missing");
-    expect_refusal(*state, (tiny_options){.missing = "lm_head.weight"}, true, KM_ENOTFOUND,
+                   KM_EFORMAT, "tensor 'model.layers.0.mlp.down_proj.weight' is missing");
+    expect_refusal(*state, (tiny_options){.missing = "lm_head.weight"}, true, KM_EFORMAT,
                    "tensor 'lm_head.weight' is missing");
-    expect_refusal(*state, (tiny_options){.misshapen = "blk.0.attn_q.weight"}, false, KM_ESHAPE,
+    expect_refusal(*state, (tiny_options){.misshapen = "blk.0.attn_q.weight"}, false, KM_EFORMAT,
                    "tensor 'blk.0.attn_q.weight' has shape (32, 33), the configuration needs (32, "
                    "32)");
-    expect_refusal(*state, (tiny_options){.misshapen = "blk.0.ffn_norm.weight"}, false, KM_ESHAPE,
+    expect_refusal(*state, (tiny_options){.misshapen = "blk.0.ffn_norm.weight"}, false, KM_EFORMAT,
                    "has shape (33), the configuration needs (32)");
 }
 
