@@ -9,7 +9,7 @@
 
 /* Graphviz, Pango and fontconfig keep caches for the life of the process and leak a little of
  * their own; memory of km never comes from them. */
-const char *__lsan_default_suppressions(void);
+KM_API const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
     return "leak:libgvc\nleak:libcgraph\nleak:libgvplugin\nleak:libfontconfig\nleak:libpango\n"
            "leak:libglib\nleak:libcairo\nleak:libltdl\n";
