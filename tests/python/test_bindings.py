@@ -352,6 +352,32 @@ def test_a_signal_whose_handler_returns_does_not_stop_the_work(model: km.Model) 
     assert seen == [signal.SIGUSR1]
 
 
+def small_facts() -> km.datasets.FactSet:
+    return km.datasets.facts("country_capital_city")
+
+
+def test_ctrl_c_during_work_that_ticks(model: km.Model) -> None:
+    def interrupt(done: int, total: int, info: dict[str, object]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    expected = model.logprobs(model.encode(PROMPT))
+    with pytest.raises(KeyboardInterrupt):
+        km.memorization(model, small_facts(), progress=interrupt)
+    assert np.array_equal(model.logprobs(model.encode(PROMPT)), expected)
+
+
+def test_an_exception_from_progress_reaches_the_caller(model: km.Model) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int, info: dict[str, object]) -> None:
+        assert 0 < done <= total
+        raise Stop(info["description"])
+
+    with pytest.raises(Stop, match="memorization"):
+        km.memorization(model, small_facts(), progress=stop)
+
+
 # ---- interpreters ----
 
 
