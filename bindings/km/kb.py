@@ -103,7 +103,7 @@ class KnowledgeBase:
     @property
     def path(self) -> str:
         """Path of the file as it was given."""
-        return os.fspath(self._kb.path)
+        return os.fsdecode(self._kb.path)
 
     @property
     def read_only(self) -> bool:
