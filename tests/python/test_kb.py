@@ -140,6 +140,7 @@ def test_recall_bears_on_no_mechanism_hypothesis() -> None:
         "memorization.recall",
         "memorization.lens",
         "memorization.verbatim",
+        "memorization.exposure",
     }
     for measure in measures:
         for node in measure["nodes"]:
