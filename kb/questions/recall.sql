@@ -2,6 +2,17 @@
 -- description: One row a fact and template of a run (default: the newest that is done).
 -- parameter: run=
 -- parameter: relation=
+WITH chosen AS (
+    SELECT k.id AS chunk
+    FROM runs AS r
+    JOIN run_chunks AS c ON c.run = r.id
+    JOIN chunks AS k ON k.id = c.chunk
+    WHERE r.id = coalesce(:run, (SELECT max(id) FROM runs
+                                 WHERE measure = 'memorization.recall' AND status = 'done'))
+      -- not those of the random-weights control
+      AND NOT EXISTS (SELECT 1 FROM json_each(r.parameters, '$.relations') AS part
+                      WHERE part.value ->> 'control' = k.key)
+)
 SELECT m.data ->> 'relation' AS relation, m.data ->> 'fact' AS fact, m.data ->> 'subject' AS subject,
        m.data ->> 'answer' AS answer, m.data ->> 'template' AS template,
        m.data ->> 'prompt' AS prompt, m.data ->> 'rank' AS rank, m.data ->> 'correct' AS correct,
@@ -11,9 +22,7 @@ SELECT m.data ->> 'relation' AS relation, m.data ->> 'fact' AS fact, m.data ->> 
        m.data ->> 'commonest_correct' AS commonest_correct,
        m.data ->> 'shuffled_correct' AS shuffled_correct,
        m.data ->> 'first_token_rank' AS first_token_rank, m.data ->> 'lead_layer' AS lead_layer
-FROM run_chunks AS c
-JOIN measurements AS m ON m.chunk = c.chunk
-WHERE c.run = coalesce(:run, (SELECT max(id) FROM runs
-                              WHERE measure = 'memorization.recall' AND status = 'done'))
-  AND (:relation IS NULL OR m.data ->> 'relation' = :relation)
-ORDER BY c.chunk, m.row
+FROM chosen
+JOIN measurements AS m ON m.chunk = chosen.chunk
+WHERE :relation IS NULL OR m.data ->> 'relation' = :relation
+ORDER BY m.chunk, m.row

@@ -196,6 +196,22 @@ def test_record_is_idempotent(kb: km.KnowledgeBase) -> None:
     assert shares["currency"]["recall"] is None
 
 
+def test_recall_questions_leave_the_random_control_out(kb: km.KnowledgeBase) -> None:
+    relations = [{"name": "capital", "chunk": "real", "control": "random"}]
+    provenance = PROVENANCE | {"parameters": {"relations": relations}}
+    result = Result(small_table(), provenance)
+    control = Table(
+        [("relation", "text"), ("fact", "text"), ("correct", "bool")],
+        [["capital"] * 3, ["1", "2", "3"], [False, False, True]],
+    )
+    result.chunks = [("real", small_table()), ("random", control)]  # type: ignore[attr-defined]
+    kb.record(result)
+    row = next(kb.ask("recall-by-relation").rows())
+    assert (row["relation"], row["rows"], row["recall"]) == ("capital", 2, 0.5)
+    assert row["random_init"] == pytest.approx(1 / 3)
+    assert kb.ask("recall")["fact"] == ["1", "2", "1"]
+
+
 def test_record_is_all_or_nothing(kb: km.KnowledgeBase) -> None:
     result = toy_result()
     result.evidence = [EVIDENCE[0] | {"node": "hyp-modular-region"}]  # type: ignore[attr-defined]
