@@ -104,17 +104,21 @@ static km_status place_vocab(reader *r, km_error *err) {
     return KM_OK;
 }
 
-static km_status check_added(const json_t *entry, const char **text, km_error *err) {
+static km_status check_added(const json_t *entry, const char **text, km_tokenizer_kind kind,
+                             km_error *err) {
     *text = km__json_text(entry, "content");
     if (*text == NULL || **text == '\0' ||
         json_string_length(json_object_get(entry, "content")) != strlen(*text)) {
         return KM_SET(err, KM_EFORMAT, "an added token has no usable content");
     }
+    /* Byte-level files have no normalizer, so there it does not matter when a token is matched. */
+    bool normalized = kind == KM_TOKENIZER_SPM && km__json_true(entry, "normalized");
     if (km__json_true(entry, "lstrip") || km__json_true(entry, "rstrip") ||
-        km__json_true(entry, "single_word")) {
+        km__json_true(entry, "single_word") || normalized) {
         char quote[KM__QUOTE];
-        return KM_SET(err, KM_EUNSUPPORTED, "added token '%s' with lstrip, rstrip or single_word",
-                      km__json_quote(quote, *text));
+        return KM_SET(err, KM_EUNSUPPORTED, "added token '%s' with %s",
+                      km__json_quote(quote, *text),
+                      normalized ? "normalized" : "lstrip, rstrip or single_word");
     }
     return KM_OK;
 }
@@ -124,7 +128,7 @@ static km_status place_added(reader *r, km_error *err) {
     for (size_t i = 0; i < json_array_size(r->added); i++) {
         const json_t *entry = json_array_get(r->added, i);
         const char *text;
-        KM_TRY(check_added(entry, &text, err));
+        KM_TRY(check_added(entry, &text, r->spec.kind, err));
         const json_t *id = json_object_get(entry, "id");
         const json_t *known = json_object_get(r->vocab, text);
         bool special = km__json_true(entry, "special");

@@ -197,6 +197,11 @@ static void test_unknown_components(void **state) {
          "post_processor of type 'TemplateProcessing'"},
         {MARKED_FILE("null", MARKED_DECODERS), "normalizer"},
         {MARKED_FILE(REPLACE, "{\"type\":\"Fuse\"}"), "decoder of type 'Sequence'"},
+        {"{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"normalized\":true}],"
+         "\"normalizer\":" REPLACE
+         ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" MARKED_DECODERS "]}," MARKED_MODEL
+         "}",
+         "'<unk>' with normalized"},
         {"{\"added_tokens\":[{\"id\":4,\"content\":\"<s>\",\"lstrip\":true}],"
          "\"pre_tokenizer\":" BYTE_LEVEL "," BYTE_DECODER "," BYTE_MODEL "}",
          "lstrip"},
