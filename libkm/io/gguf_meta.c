@@ -11,7 +11,7 @@ static km_status look_up(const km_gguf_entry **out, const km_gguf *gguf, const c
     if (found != NULL) {
         *found = *out != NULL;
     } else if (*out == NULL) {
-        return KM_SET(err, KM_ENOTFOUND, "key '%s' is missing", key);
+        return KM_SET(err, KM_EFORMAT, "key '%s' is missing", key);
     }
     return KM_OK;
 }

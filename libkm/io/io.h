@@ -47,8 +47,8 @@ const km_tensor_info *km_gguf_tensor(const km_gguf *gguf, int64_t index);
 const km_tensor_info *km_gguf_find_tensor(const km_gguf *gguf, const char *name); /* NULL: none */
 int64_t km_gguf_n_keys(const km_gguf *gguf);
 const char *km_gguf_key(const km_gguf *gguf, int64_t index);
-/* Typed metadata. KM_ENOTFOUND when absent, KM_EFORMAT when of another type (integers convert when
- * they fit). *found may be NULL: then absence is an error; else *found tells. */
+/* Typed metadata. KM_EFORMAT when of another type (integers convert when they fit). *found may be
+ * NULL: then the file is broken without the key, KM_EFORMAT too; else *found tells. */
 KM_NODISCARD km_status km_gguf_get_int(const km_gguf *gguf, const char *key, int64_t *out,
                                        bool *found, km_error *err);
 KM_NODISCARD km_status km_gguf_get_double(const km_gguf *gguf, const char *key, double *out,

@@ -48,8 +48,8 @@ km_status km__config_set_rope_scaling(km_config *config, const char *kind, size_
         return KM_OK;
     }
     return KM_SET(err, KM_EUNSUPPORTED,
-                  "%s: rope scaling '%.*s' is not supported, only 'default' and 'linear'", field,
-                  km__shown(kind, n), kind);
+                  "field '%s': rope scaling '%.*s' is not supported, only 'default' and 'linear'",
+                  field, km__shown(kind, n), kind);
 }
 
 /* ---- ranges ---- */
@@ -105,8 +105,14 @@ static km_status check_reals(const km_config *c, km_error *err) {
 }
 
 km_status km__config_check(const km_config *config, km_error *err) {
-    KM_TRY(check_sizes(config, err));
-    return check_reals(config, err);
+    km_status status = check_sizes(config, err);
+    if (status == KM_OK) {
+        status = check_reals(config, err);
+    }
+    if (status != KM_OK) {
+        km_error_prefix(err, "configuration");
+    }
+    return status;
 }
 
 /* The last part of a path, without trailing slashes: what a nameless model is called. */

@@ -28,20 +28,13 @@ static const char *key_of(char *out, size_t size, const source *s, const char *f
     return out;
 }
 
-/* A file without a key it needs is broken; that is not the same as a file that is not found. */
-static km_status missing(const char *key, km_error *err) {
-    return KM_SET(err, KM_EFORMAT, "key '%s' is missing", key);
-}
-
 static km_status read_int(int32_t *out, const source *s, const char *field, int64_t otherwise,
                           km_error *err) {
     char key[96];
     bool found;
     int64_t value = otherwise;
-    KM_TRY(km_gguf_get_int(s->gguf, key_of(key, sizeof(key), s, field), &value, &found, err));
-    if (!found && otherwise == REQUIRED) {
-        return missing(key, err);
-    }
+    KM_TRY(km_gguf_get_int(s->gguf, key_of(key, sizeof(key), s, field), &value,
+                           otherwise == REQUIRED ? NULL : &found, err));
     if (value < INT32_MIN || value > INT32_MAX) {
         return KM_SET(err, KM_EFORMAT, "key '%s': %" PRId64 " is out of range", key, value);
     }
@@ -160,11 +153,9 @@ static km_status read_sizes(km_config *out, const source *s, km_error *err) {
     KM_TRY(read_head_width(out, s, err));
     KM_TRY(read_vocabulary(out, s, err));
     char key[96];
-    bool found;
-    KM_TRY(km_gguf_get_double(s->gguf,
+    return km_gguf_get_double(s->gguf,
                               key_of(key, sizeof(key), s, "attention.layer_norm_rms_epsilon"),
-                              &out->norm_eps, &found, err));
-    return found ? KM_OK : missing(key, err);
+                              &out->norm_eps, NULL, err);
 }
 
 /* A factor without a kind means linear, as in llama.cpp. */
@@ -221,10 +212,7 @@ km_status km__config_from_gguf(km_config *out, const km_gguf *gguf, km_error *er
     const char *text;
     size_t n;
     bool named;
-    KM_TRY(km_gguf_get_string(gguf, "general.architecture", &text, &n, &named, err));
-    if (!named) {
-        return missing("general.architecture", err);
-    }
+    KM_TRY(km_gguf_get_string(gguf, "general.architecture", &text, &n, NULL, err));
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++) {
         if (strlen(KNOWN[i].arch) == n && memcmp(text, KNOWN[i].arch, n) == 0) {
             source s = {gguf, KNOWN[i].arch};
@@ -238,7 +226,8 @@ km_status km__config_from_gguf(km_config *out, const km_gguf *gguf, km_error *er
             return KM_OK;
         }
     }
-    return KM_SET(err, KM_EUNSUPPORTED,
-                  "architecture '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
-                  km__shown(text, n), text);
+    return KM_SET(
+        err, KM_EUNSUPPORTED,
+        "key 'general.architecture': '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
+        km__shown(text, n), text);
 }

@@ -165,8 +165,9 @@ static km_status read_nested_rope(km_config *out, const json_t *rope, km_error *
         KM_TRY(read_rope_object(out, &out->rope_base_local, local,
                                 "rope_parameters.sliding_attention", err));
         if (out->rope_linear_scale != 1.0) {
-            return KM_SET(err, KM_EUNSUPPORTED,
-                          "rope_parameters.sliding_attention: scaling is not supported here");
+            return KM_SET(
+                err, KM_EUNSUPPORTED,
+                "field 'rope_parameters.sliding_attention': scaling is not supported here");
         }
     }
     if (full != NULL) {
@@ -303,7 +304,7 @@ static km_status read_gemma3_text(km_config *out, const json_t *root, km_error *
 static km_status read_root(km_config *out, const json_t *root, km_error *err) {
     const char *type;
     if (!json_is_object(root)) {
-        return KM_SET(err, KM_EFORMAT, "is not a JSON object");
+        return KM_SET(err, KM_EFORMAT, "offset 0: not a JSON object");
     }
     KM_TRY(read_string(&type, root, "model_type", err));
     if (type == NULL) {
@@ -320,7 +321,7 @@ static km_status read_root(km_config *out, const json_t *root, km_error *err) {
         return read_gemma3_text(out, root, err);
     }
     return KM_SET(err, KM_EUNSUPPORTED,
-                  "model_type '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
+                  "field 'model_type': '%.*s' is not supported; km reads " KM_KNOWN_ARCHITECTURES,
                   KM_SHOWN(type));
 }
 

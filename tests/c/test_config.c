@@ -265,7 +265,7 @@ static void test_json_refusals(void **state) {
         {"{" LLAMA_SIZES ",\"rope_theta\":0.5}", KM_EFORMAT, "rope base"},
         {"{" LLAMA_SIZES ",\"rope_theta\":\"x\"}", KM_EFORMAT, "'rope_theta' is not a number"},
         {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", KM_EUNSUPPORTED,
-         "rope_scaling: rope scaling 'llama3'"},
+         "field 'rope_scaling': rope scaling 'llama3'"},
         {"{" LLAMA_SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", KM_EUNSUPPORTED,
          "partial_rotary_factor"},
         {"{" LLAMA_SIZES ",\"rope_parameters\":[]}", KM_EFORMAT, "not an object"},
@@ -322,7 +322,7 @@ static void test_config_read_names_the_file(void **state) {
     km_test_ok(km_container_open(&container, *state, f.path, &err), &err);
     assert_int_equal(km__config_read(&c, container, &err), KM_EUNSUPPORTED);
     assert_non_null(strstr(err.message, f.path));
-    assert_non_null(strstr(err.message, "config.json: model_type 'bert'"));
+    assert_non_null(strstr(err.message, "config.json: field 'model_type': 'bert'"));
     km_container_close(container);
     folder_remove(&f);
 }

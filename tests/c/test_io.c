@@ -141,7 +141,7 @@ static void check_small_arrays(const km_gguf *gguf, km_error *err) {
                   "array of int16");
     km_test_fails(km_gguf_get_ints(gguf, "words", shorts, 3, err), KM_EFORMAT, err,
                   "array of string");
-    km_test_fails(km_gguf_get_strings(gguf, "absent", words, 3, err), KM_ENOTFOUND, err,
+    km_test_fails(km_gguf_get_strings(gguf, "absent", words, 3, err), KM_EFORMAT, err,
                   "key 'absent' is missing");
 }
 
@@ -161,7 +161,7 @@ static void check_wrong_types(const km_gguf *gguf, km_error *err) {
                   "array of string");
     km_test_fails(km_gguf_array_length(gguf, "answer", &integer, NULL, err), KM_EFORMAT, err,
                   "expected an array");
-    km_test_fails(km_gguf_get_int(gguf, "absent", &integer, NULL, err), KM_ENOTFOUND, err,
+    km_test_fails(km_gguf_get_int(gguf, "absent", &integer, NULL, err), KM_EFORMAT, err,
                   "key 'absent' is missing");
 }
 
