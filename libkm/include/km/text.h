@@ -58,8 +58,10 @@ KM_API bool km_tokenizer_adds_bos(const km_tokenizer *tokenizer);
 /* The token's surface bytes (after undoing the byte alphabet or the blank mark); NULL for an id
  * outside the vocabulary. Borrowed. */
 KM_API const char *km_tokenizer_piece(const km_tokenizer *tokenizer, int32_t id, size_t *n);
+/* Whether a token is a control or unknown token: found in text only with parse_special, written by
+ * decoding only with `special`. User-defined tokens are not special. */
 KM_API bool km_tokenizer_is_special(const km_tokenizer *tokenizer, int32_t id);
-/* SHA-256 (hex) over kind, pre-tokenizer, flags, vocabulary, merges, scores, types. Borrowed. */
+/* SHA-256 (hex) over kind, pre-tokenizer, flags, vocabulary, merges or scores, types. Borrowed. */
 KM_API const char *km_tokenizer_hash(const km_tokenizer *tokenizer);
 
 #ifdef __cplusplus
