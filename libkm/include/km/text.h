@@ -44,8 +44,9 @@ KM_API void km_tokenizer_free(km_tokenizer *tokenizer);
 KM_API KM_NODISCARD km_status km_tokenizer_encode(km_tokens *out, const km_tokenizer *tokenizer,
                                                   const char *text, size_t n,
                                                   const km_encode_options *options, km_error *err);
-/* The bytes ids stand for, malloc'ed through the tokenizer's context: free with km_text_free. Special
- * tokens are written only when `special`. Errors: KM_ERANGE for an id outside the vocabulary. */
+/* The bytes ids stand for, malloc'ed through the tokenizer's context: free with km_text_free.
+ * Special tokens are written only when `special`. Errors: KM_ERANGE for an id outside the
+ * vocabulary. */
 KM_API KM_NODISCARD km_status km_tokenizer_decode(char **out, size_t *n_out,
                                                   const km_tokenizer *tokenizer, const int32_t *ids,
                                                   int64_t n, bool special, km_error *err);
