@@ -153,7 +153,7 @@ def _percent(value: float | None) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    if row.get("recall") is None:
+    if row["recall"] is None:
         return f"{row['relation']}: nothing was ranked"
     spread = f" [{_percent(row['low'])}, {_percent(row['high'])}]" if row["low"] is not None else ""
     floors = ", ".join(
@@ -227,7 +227,7 @@ def _evidence(
     """What the figures may say: recall and mastery, never hypotheses about mechanisms."""
     out = []
     for name, row in (("micro", overall[0]), ("macro", overall[1])):
-        if row.get("recall") is None:
+        if row["recall"] is None:
             continue
         floors = [row[k] for k in ("commonest", "subject_removed", "shuffled", "random_init")]
         out.append(

@@ -259,6 +259,7 @@ def _summary(
     """One summary row over the rows that were ranked."""
     ranked = [row for row in rows if row["correct"] is not None]
     out: dict[str, Any] = {
+        **{column.name: None for column in SUMMARY_COLUMNS},
         "relation": name,
         "kind": kind,
         "n": len({(row["relation"], row["fact"]) for row in ranked}),
