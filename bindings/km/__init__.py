@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from km.comparison import Comparison as Comparison
     from km.comparison import compare as compare
     from km.comparison import power as power
+    from km.datasets import validate as validate
     from km.errors import ArgumentError as ArgumentError
     from km.errors import BusyError as BusyError
     from km.errors import CancelledError as CancelledError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from km.texts import Verbatim as Verbatim
     from km.texts import exposure as exposure
     from km.texts import verbatim as verbatim
+    from km.verification import Verification as Verification
+    from km.verification import verify as verify
 
     __version__: str
 
@@ -66,6 +69,7 @@ _PLACES = {
     "ShapeError": "errors",
     "Table": "table",
     "Verbatim": "texts",
+    "Verification": "verification",
     "UnsupportedError": "errors",
     "compare": "comparison",
     "datasets": "",
@@ -77,7 +81,9 @@ _PLACES = {
     "power": "comparison",
     "scores": "",
     "stats": "",
+    "validate": "datasets",
     "verbatim": "texts",
+    "verify": "verification",
 }
 
 __all__ = [*_PLACES, "__version__"]

@@ -1,0 +1,121 @@
+"""The demonstration: the embedded model's recall of shipped facts, stored, drawn and reported."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from km import datasets, draw
+from km.kb import KnowledgeBase
+from km.model import load
+from km.recall import Recall, memorization
+from km.report import baseline_table, write_report
+
+if TYPE_CHECKING:
+    from km.lens import LensResult
+    from km.model import Model
+
+RELATIONS = (
+    "city_in_country",
+    "company_hq",
+    "country_capital_city",
+    "country_currency",
+    "country_language",
+    "country_largest_city",
+    "food_from_country",
+    "landmark_in_country",
+    "landmark_on_continent",
+    "person_mother",
+    "person_native_language",
+    "person_occupation",
+    "person_plays_instrument",
+    "person_plays_pro_sport",
+    "product_by_company",
+    "object_superclass",
+    "task_done_by_tool",
+    "work_location",
+    "adj_antonym",
+    "verb_past_tense",
+)
+PER_RELATION = 16
+SEED = 0
+
+
+def _followed(recall: Recall) -> list[dict[str, Any]]:
+    """Three rows to follow: the widest and the narrowest lead, and the fact missed the most.
+
+    Facts whose first token is shared or blank are left out: the lens follows first tokens.
+    """
+    rows = [
+        row
+        for row in recall.table.rows()
+        if not row["first_token_collision"] and not row["lone_blank_first_token"]
+    ]
+    right = sorted((row for row in rows if row["correct"]), key=lambda row: row["margin"])
+    wrong = sorted((row for row in rows if not row["correct"]), key=lambda row: row["margin"])
+    return [*right[-1:], *right[:1], *wrong[:1]]
+
+
+def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]:
+    followed = []
+    for row in reversed(_followed(recall)):
+        lens = model.lens(row["prompt"], " " + row["answer"])
+        kb.record(lens)
+        followed.append(lens)
+    return followed[::-1]
+
+
+def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> None:
+    draw.recall(recall).save(out / "recall.svg")
+    draw.lens(lens).save(out / "lens.svg")
+    kb.taxonomy.draw().save(out / "taxonomy.svg")
+
+
+def run_demo(out: str | os.PathLike[str] = "demo", *, threads: int | None = None) -> Recall:
+    """Measure, record, draw and report into a folder.
+
+    Parameters
+    ----------
+    out : path
+        Gets study.db, taxonomy.svg, recall.svg, lens.svg and report.html. What study.db holds
+        already is not measured again.
+    threads : int, optional
+
+    Returns
+    -------
+    Recall
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    print("km: loading SmolLM2-135M-Instruct", flush=True)
+    model = load("smollm2", threads=threads)
+    facts = datasets.facts(RELATIONS).select(per_relation=PER_RELATION)
+    print(
+        f"km: asking {len(facts)} facts of {len(facts.relations)} relations, and the same of "
+        "random weights",
+        flush=True,
+    )
+    with KnowledgeBase(folder / "study.db") as kb:
+        recall = memorization(model, facts, templates=0, seed=SEED, kb=kb)
+        kb.record(recall)
+        print("km: following three facts through the layers", flush=True)
+        lenses = _follow(model, recall, kb)
+        print(f"km: drawing and writing the report into {folder}", flush=True)
+        _draw(recall, lenses[0], kb, folder)
+        write_report(kb, folder / "report.html")
+    print()
+    print(baseline_table([*recall.relations.rows(), *recall.overall.rows()]))
+    print(f"\nDone in {time.perf_counter() - begin:.0f} s. Open {folder}/report.html. Next:")
+    print(f"  km kb ask {folder}/study.db contradicted-hypotheses")
+    print(
+        "  km measure memorization --model smollm2 --facts country_capital_city "
+        f"--kb {folder}/study.db"
+    )
+    print(
+        "  km draw lens --prompt 'The capital of Japan is the city of' --answer ' Tokyo' "
+        f"--out {folder}/tokyo.svg"
+    )
+    return recall
