@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from km.datasets import FactSet
     from km.model import Model
+    from km.picture import Picture
 
-PICTURES = ("taxonomy", "recall", "lens")
+KEEPING = ("demo", "measure")  # commands that store what they finish
 
 
 def _facts(text: str) -> FactSet:
@@ -52,47 +53,50 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _measure_memorization(args: argparse.Namespace) -> int:
     from km.kb import KnowledgeBase
-    from km.memorization import memorization
+    from km.recall import memorization
 
     facts = _facts(args.facts).select(per_relation=args.per_relation)
+    model = _load(args)
     with KnowledgeBase(args.kb) as kb:
         recall = memorization(
-            _load(args),
+            model,
             facts,
             templates=args.templates,
             max_candidates=args.max_candidates,
             seed=args.seed,
             kb=kb,
         )
-        run = kb.record(recall)
     if args.json:
         recall.relations.to_jsonl(sys.stdout)
     else:
         print(recall)
-        print(f"recorded as run {run} in {args.kb}")
+        print(f"recorded as run {recall.run} in {args.kb}")
     return 0
 
 
-def _draw(args: argparse.Namespace) -> int:
+def _draw_taxonomy(args: argparse.Namespace) -> int:
     from km import draw
+    from km.kb import KnowledgeBase
+
+    with KnowledgeBase(args.kb, read_only=True) as kb:
+        return _save(draw.taxonomy(kb, full=args.full), args.out)
+
+
+def _draw_recall(args: argparse.Namespace) -> int:
     from km.kb import KnowledgeBase
     from km.report import newest_recall
 
-    if args.picture == "lens":
-        if args.prompt is None or args.answer is None:
-            raise argparse.ArgumentError(None, "km draw lens needs --prompt and --answer")
-        picture = draw.lens(_load(args).lens(args.prompt, args.answer))
-    else:
-        if args.kb is None:
-            raise argparse.ArgumentError(None, f"km draw {args.picture} needs --kb")
-        with KnowledgeBase(args.kb, read_only=True) as kb:
-            picture = (
-                kb.taxonomy.draw()
-                if args.picture == "taxonomy"
-                else draw.recall(newest_recall(kb, args.run))
-            )
-    picture.save(args.out)
-    print(args.out)
+    with KnowledgeBase(args.kb, read_only=True) as kb:
+        return _save(newest_recall(kb, args.run).draw(), args.out)
+
+
+def _draw_lens(args: argparse.Namespace) -> int:
+    return _save(_load(args).lens(args.prompt, args.answer).draw(), args.out)
+
+
+def _save(picture: Picture, out: Path) -> int:
+    picture.save(out)
+    print(out)
     return 0
 
 
@@ -171,15 +175,25 @@ def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_draw(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("draw", help="draw a picture")
-    parser.add_argument("picture", choices=PICTURES)
-    parser.add_argument("--kb", type=Path, help="knowledge base (taxonomy, recall)")
-    parser.add_argument("--run", type=int, help="run to draw (default: the newest)")
-    parser.add_argument("--prompt", help="what the lens follows")
-    parser.add_argument("--answer", help="the answer, with its blank: ' Paris'")
-    parser.add_argument("--out", required=True, type=Path, help="a .svg, .png, .pdf or .dot file")
-    _model_options(parser)
-    parser.set_defaults(handler=_draw)
+    draw = commands.add_parser("draw", help="draw a picture")
+    pictures = draw.add_subparsers(dest="picture", required=True, metavar="PICTURE")
+    taxonomy = pictures.add_parser("taxonomy", help="the taxonomy with the evidence on its nodes")
+    taxonomy.add_argument("--kb", required=True, type=Path, help="knowledge base")
+    taxonomy.add_argument("--full", action="store_true", help="also branches without evidence")
+    taxonomy.set_defaults(handler=_draw_taxonomy)
+    recall = pictures.add_parser("recall", help="relations beside their baselines")
+    recall.add_argument("--kb", required=True, type=Path, help="knowledge base")
+    recall.add_argument("--run", type=int, help="a recall run (default: the newest)")
+    recall.set_defaults(handler=_draw_recall)
+    lens = pictures.add_parser("lens", help="what each layer would say after a prompt")
+    lens.add_argument("--prompt", required=True, help="text that ends where the answer begins")
+    lens.add_argument("--answer", required=True, help="the answer; its first token is followed")
+    _model_options(lens)
+    lens.set_defaults(handler=_draw_lens)
+    for parser in (taxonomy, recall, lens):
+        parser.add_argument(
+            "--out", required=True, type=Path, help="a .svg, .png, .pdf or .dot file"
+        )
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -205,8 +219,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="km", description="Measure how language models hold and use knowledge."
     )
-    parser.add_argument("--version", action="store_true", help="print versions and leave")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="measure the embedded model and write a report")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     demo.add_argument("--threads", type=int, help="default: the CPUs this process may use")
@@ -225,47 +239,52 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_versions() -> int:
-    import sqlite3
+class _Version(argparse.Action):
+    """``--version``: km's version and what decides its speed here."""
 
-    import km
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import km
 
-    context = km.Context()
-    print(
-        f"km {km.__version__} (CPU variant {context.cpu}, OpenBLAS core {context.blas_core}, "
-        f"SQLite {sqlite3.sqlite_version})"
-    )
-    return 0
+        context = km.Context()
+        print(
+            f"km {km.__version__} (CPU variant {context.cpu}, OpenBLAS core {context.blas_core})"
+        )
+        parser.exit()
 
 
-def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def _fail(message: object) -> int:
+    print("km:", " ".join(str(message).split()), file=sys.stderr)
+    return 1
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
-        return command(args)
+        return int(args.handler(args))
     except KeyboardInterrupt:
-        print("km: stopped; what was finished is recorded", file=sys.stderr)
+        kept = "; what was finished is kept, and the same command goes on from there"
+        print(f"\nkm: stopped{kept if args.command in KEEPING else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except argparse.ArgumentError as error:
-        print(f"km: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, ValueError, OSError, KeyError, MemoryError, ImportError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"km: {message}", file=sys.stderr)
-        return 1
+        raise
+    except KeyError as error:
+        return _fail(error.args[0] if error.args else error)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except (RuntimeError, ValueError, MemoryError, ImportError) as error:
+        return _fail(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.version:
-        return _print_versions()
-    if args.command is None:
-        parser.print_help()
-        return 2
-    return _run(args.handler, args)
+    try:
+        try:
+            args = make_parser().parse_args(argv)
+            return _run(args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from km.errors import ArgumentError
 
 if TYPE_CHECKING:
     from km.datasets import Fact, FactSet, Relation
+
+_FactArguments: TypeAlias = tuple[str, str, tuple[str, ...], tuple[str, ...], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class RelationPlan:
         """Facts times templates."""
         return len(self.facts) * len(self.templates)
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[str, tuple[str, ...], str, list[_FactArguments]]:
         """Arguments of ``_km.memorization_run`` after the model."""
         facts = [(f.id, f.subject, f.answers, f.candidates, f.shuffled) for f in self.facts]
         return self.name, self.templates, self.subjectless, facts

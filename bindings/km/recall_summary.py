@@ -176,7 +176,14 @@ def share_interval(rows: Rows, column: str, confidence: float, seed: int, macro:
         if len(set(ids["template"])) == 1:
             ids = {"cluster": ids["subject"]}
     found = stats.clustered_bootstrap(
-        values, **ids, confidence=confidence, seed=seed, macro=macro, proportion=True
+        values,
+        ids["cluster"],
+        ids.get("subject"),
+        ids.get("template"),
+        confidence=confidence,
+        seed=seed,
+        macro=macro,
+        proportion=True,
     )
     return Spread(found.low, found.high, found.method, found.n_clusters)
 
@@ -191,7 +198,9 @@ def gain_interval(rows: Rows, confidence: float, seed: int, macro: bool) -> Spre
     found = stats.paired_bootstrap(
         [float(row["correct"]) for row in rows],
         [float(row["subjectless_correct"]) for row in rows],
-        **ids,
+        ids["cluster"],
+        ids.get("subject"),
+        ids.get("template"),
         confidence=confidence,
         seed=seed,
         macro=macro,
