@@ -246,9 +246,7 @@ class _Version(argparse.Action):
         import km
 
         context = km.Context()
-        print(
-            f"km {km.__version__} (CPU variant {context.cpu}, OpenBLAS core {context.blas_core})"
-        )
+        print(f"km {km.__version__} (CPU variant {context.cpu}, OpenBLAS core {context.blas_core})")
         parser.exit()
 
 

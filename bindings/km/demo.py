@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from km import datasets, draw
 from km.kb import KnowledgeBase
 from km.model import load
 from km.recall import Recall, memorization
-from km.report import baseline_table, write_report
+from km.report import baseline_table, origin, write_report
 
 if TYPE_CHECKING:
     from km.lens import LensResult
@@ -44,18 +46,20 @@ SEED = 0
 
 
 def _followed(recall: Recall) -> list[dict[str, Any]]:
-    """Three rows to follow: the widest and the narrowest lead, and the fact missed the most.
+    """Up to three rows to follow: the widest and the narrowest lead, and the fact missed the most.
 
     Facts whose first token is shared or blank are left out: the lens follows first tokens.
     """
     rows = [
         row
         for row in recall.table.rows()
-        if not row["first_token_collision"] and not row["lone_blank_first_token"]
+        if row["correct"] is not None
+        and not row["first_token_collision"]
+        and not row["lone_blank_first_token"]
     ]
     right = sorted((row for row in rows if row["correct"]), key=lambda row: row["margin"])
     wrong = sorted((row for row in rows if not row["correct"]), key=lambda row: row["margin"])
-    return [*right[-1:], *right[:1], *wrong[:1]]
+    return [*right[-1:], *right[:-1][:1], *wrong[:1]]
 
 
 def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]:
@@ -68,12 +72,29 @@ def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]
 
 
 def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> None:
-    draw.recall(recall).save(out / "recall.svg")
-    draw.lens(lens).save(out / "lens.svg")
-    kb.taxonomy.draw().save(out / "taxonomy.svg")
+    recall.draw().save(out / "recall.svg")
+    lens.draw().save(out / "lens.svg")
+    draw.taxonomy(kb, provenance=origin(recall)).save(out / "taxonomy.svg")
 
 
-def run_demo(out: str | os.PathLike[str] = "demo", *, threads: int | None = None) -> Recall:
+def next_commands(folder: Path) -> list[str]:
+    """Three commands that go on from the demonstration in `folder`."""
+    base, picture = (shlex.quote(str(folder / name)) for name in ("study.db", "tokyo.svg"))
+    return [
+        f"km kb ask {base} contradicted-hypotheses",
+        f"km measure memorization --facts country_capital_city --kb {base}",
+        "km draw lens --prompt 'The capital of Japan is the city of' --answer ' Tokyo' "
+        f"--out {picture}",
+    ]
+
+
+def run_demo(
+    out: str | os.PathLike[str] = "demo",
+    *,
+    threads: int | None = None,
+    relations: Sequence[str] = RELATIONS,
+    per_relation: int = PER_RELATION,
+) -> Recall:
     """Measure, record, draw and report into a folder.
 
     Parameters
@@ -82,6 +103,10 @@ def run_demo(out: str | os.PathLike[str] = "demo", *, threads: int | None = None
         Gets study.db, taxonomy.svg, recall.svg, lens.svg and report.html. What study.db holds
         already is not measured again.
     threads : int, optional
+    relations : sequence of str
+        Shipped relations to ask about.
+    per_relation : int
+        Facts of each relation, the first ones.
 
     Returns
     -------
@@ -92,7 +117,7 @@ def run_demo(out: str | os.PathLike[str] = "demo", *, threads: int | None = None
     begin = time.perf_counter()
     print("km: loading SmolLM2-135M-Instruct", flush=True)
     model = load("smollm2", threads=threads)
-    facts = datasets.facts(RELATIONS).select(per_relation=PER_RELATION)
+    facts = datasets.facts(relations).select(per_relation=per_relation)
     print(
         f"km: asking {len(facts)} facts of {len(facts.relations)} relations, and the same of "
         "random weights",
@@ -100,22 +125,14 @@ def run_demo(out: str | os.PathLike[str] = "demo", *, threads: int | None = None
     )
     with KnowledgeBase(folder / "study.db") as kb:
         recall = memorization(model, facts, templates=0, seed=SEED, kb=kb)
-        kb.record(recall)
-        print("km: following three facts through the layers", flush=True)
         lenses = _follow(model, recall, kb)
+        print(f"km: following {len(lenses)} facts through the layers", flush=True)
         print(f"km: drawing and writing the report into {folder}", flush=True)
         _draw(recall, lenses[0], kb, folder)
-        write_report(kb, folder / "report.html")
+        write_report(kb, folder / "report.html", run=recall.run)
     print()
     print(baseline_table([*recall.relations.rows(), *recall.overall.rows()]))
-    print(f"\nDone in {time.perf_counter() - begin:.0f} s. Open {folder}/report.html. Next:")
-    print(f"  km kb ask {folder}/study.db contradicted-hypotheses")
-    print(
-        "  km measure memorization --model smollm2 --facts country_capital_city "
-        f"--kb {folder}/study.db"
-    )
-    print(
-        "  km draw lens --prompt 'The capital of Japan is the city of' --answer ' Tokyo' "
-        f"--out {folder}/tokyo.svg"
-    )
+    print(f"\nDone in {time.perf_counter() - begin:.0f} s. Open {folder / 'report.html'}. Next:")
+    for command in next_commands(folder):
+        print(f"  {command}")
     return recall

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km import _km
+from km.draw._common import footnote
 from km.errors import NotFoundError
 from km.lens import LENS_ID, LensResult
 from km.recall import RECALL_ID, Recall
@@ -23,14 +25,7 @@ BASELINES = (
     ("shuffled", "subjects shuffled"),
     ("random_init", "random initialisation"),
 )
-
-
-def _newest_run(kb: KnowledgeBase, measure: str) -> int | None:
-    rows = kb.query(
-        "SELECT max(id) AS id FROM runs WHERE measure = ? AND status = 'done'", [measure]
-    )
-    value = rows["id"][0]
-    return None if value is None else int(value)
+MAX_LENSES = 3
 
 
 def newest_recall(kb: KnowledgeBase, run: int | None = None) -> Recall:
@@ -41,10 +36,19 @@ def newest_recall(kb: KnowledgeBase, run: int | None = None) -> Recall:
     NotFoundError
         There is no such run.
     """
-    chosen = run if run is not None else _newest_run(kb, RECALL_ID)
-    if chosen is None:
-        raise NotFoundError(f"{kb.path} has no finished recall run; make one with: km measure")
-    return Recall.from_knowledge_base(kb, chosen)
+    if run is None:
+        sql = "SELECT max(id) AS id FROM runs WHERE measure = ? AND status = 'done'"
+        run = kb.query(sql, [RECALL_ID])["id"][0]
+    if run is None:
+        raise NotFoundError(
+            f"{kb.path} has no finished recall run; make one with: km measure memorization"
+        )
+    return Recall.from_knowledge_base(kb, int(run))
+
+
+def origin(recall: Recall) -> str:
+    """Model, precision, measure and date in one line, for pictures made from several results."""
+    return footnote(recall, None)
 
 
 def share(value: float | None) -> str:
@@ -58,12 +62,79 @@ def clears_baselines(row: Mapping[str, Any]) -> bool:
     return row["low"] is not None and bool(floors) and row["low"] > max(floors)
 
 
-def _relation_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    interval = "–" if row["low"] is None else f"{row['low']:.2f}–{row['high']:.2f}"
-    cells = [row["relation"], row["n"], share(row["recall"]), interval]
-    cells += [share(row[name]) for name, _ in BASELINES]
-    cells += [share(row["chance"]), share(row["exact"]), share(row["top1"])]
-    return {"cells": cells, "above": clears_baselines(row)}
+def _interval(row: Mapping[str, Any]) -> str:
+    return "–" if row["low"] is None else f"{row['low']:.2f}–{row['high']:.2f}"
+
+
+def _misleads(row: Mapping[str, Any]) -> bool:
+    """Whether first tokens are shared with a wrong candidate, or blank, in some rows."""
+    return bool(row["collision"] or row["lone_blank"])
+
+
+def _table(
+    heads: Sequence[str], rows: Iterable[Mapping[str, Any]], cells: Callable[..., Sequence[Any]]
+) -> dict[str, Any]:
+    """A table of the page; a star and a colour mark the rows above every baseline."""
+    return {
+        "heads": ["relation", "n", *heads],
+        "rows": [
+            {
+                "cells": [
+                    f"{row['relation']}{' *' if clears_baselines(row) else ''}",
+                    row["n"],
+                    *cells(row),
+                ],
+                "above": clears_baselines(row),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _recall_table(rows: Iterable[Mapping[str, Any]], level: str) -> dict[str, Any]:
+    return _table(
+        ["recall", f"{level} interval", *(label for _, label in BASELINES), "first token"],
+        rows,
+        lambda row: [
+            share(row["recall"]),
+            _interval(row),
+            *(share(row[name]) for name, _ in BASELINES),
+            f"{share(row['top1'])}{' †' if _misleads(row) else ''}",
+        ],
+    )
+
+
+def _judged_table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return _table(
+        ["by sum", "per byte", "by PMI", "exact greedy", "worst prompt", "best prompt", "chance"],
+        rows,
+        lambda row: [
+            share(row[name])
+            for name in (
+                "recall", "recall_per_byte", "recall_pmi", "exact", "worst_template",
+                "best_template", "chance",
+            )
+        ],
+    )  # fmt: skip
+
+
+def _first_token_table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return _table(
+        ["most likely", "among ten", "shared with a wrong candidate", "lone blank"],
+        rows,
+        lambda row: [share(row[name]) for name in ("top1", "top10", "collision", "lone_blank")],
+    )
+
+
+def _state_table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Facts by state; None where one prompt a fact leaves nothing to tell states apart."""
+    kept = [row for row in rows if row["n_templates"] > 1]
+    names = ("robust", "prompt_dependent", "not_shown")
+    if not kept:
+        return None
+    return _table(
+        [name.replace("_", " ") for name in names], kept, lambda row: [row[name] for name in names]
+    )
 
 
 def _cards(recall: Recall) -> list[dict[str, str]]:
@@ -75,38 +146,39 @@ def _cards(recall: Recall) -> list[dict[str, str]]:
         note = "no interval" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
         return {"label": label, "value": share(row["recall"]), "note": f"{note}, n = {row['n']}"}
 
-    return [
+    cards = [
         card("recall, all facts alike", micro),
         card("recall, relations alike", macro),
         {
             "label": "relations above every baseline",
             "value": f"{clear} of {len(relations)}",
-            "note": "by the lower end of the interval",
-        },
-        {
-            "label": "gain over subject removed",
-            "value": f"{micro['gain']:+.2f}",
-            "note": "no interval"
-            if micro["gain_low"] is None
-            else f"{micro['gain_low']:+.2f} to {micro['gain_high']:+.2f}, paired",
+            "note": "by their own interval, not corrected for looking at several",
         },
     ]
+    if micro["gain"] is not None:
+        spread = (
+            "no interval"
+            if micro["gain_low"] is None
+            else f"{micro['gain_low']:+.2f} to {micro['gain_high']:+.2f}, paired"
+        )
+        label = "gain over subject removed"
+        cards.append({"label": label, "value": f"{micro['gain']:+.2f}", "note": spread})
+    return cards
 
 
 def _findings(recall: Recall) -> list[str]:
     micro = next(iter(recall.overall.rows()))
-    beside = ", ".join(
-        f"{label} {share(micro[name])}" for name, label in BASELINES if micro[name] is not None
-    )
+    floors = [(micro[name], label) for name, label in BASELINES if micro[name] is not None]
+    if micro["recall"] is None or not floors:
+        return ["No answer had a wrong candidate to be ranked against, so there is no recall."]
+    beside = ", ".join(f"{label} {share(value)}" for value, label in floors)
     lines = [f"Over all facts, recall is {share(micro['recall'])}; beside it stand: {beside}."]
-    strongest = max(
-        (micro[name], label) for name, label in BASELINES if micro[name] is not None
-    )
+    value, label = max(floors)
     if micro["low"] is not None:
-        side = "above" if micro["low"] > strongest[0] else "not clearly above"
+        side = "above" if micro["low"] > value else "not clearly above"
         lines.append(
             f"The interval, clustered by relation and subject, lies {side} the strongest baseline "
-            f"({strongest[1]}, {share(strongest[0])})."
+            f"({label}, {share(value)})."
         )
     return lines
 
@@ -127,25 +199,23 @@ def _prompts(recall: Recall) -> list[dict[str, Any]]:
     ]
 
 
-def _survival(recall: Recall) -> tuple[list[dict[str, str]], str]:
+def _survival(recall: Recall) -> dict[str, Any] | None:
+    from km import draw
+
     rows = list(recall.survival.rows())
-    shown = [
-        {
-            "layer": "output" if i == len(rows) - 1 else str(row["layer"]),
-            "model": share(row["not_leading"]),
-            "random": share(row["random_init"]),
-        }
-        for i, row in enumerate(rows)
-        if i % 3 == 2 or i == len(rows) - 1
-    ]
-    if not rows:
-        return [], ""
-    n, n_random = rows[0]["n"], rows[0]["n_random_init"]
-    control = f"; n = {n_random} for random weights" if n_random is not None else ""
-    return shown, (
-        f"n = {n} rows whose first token no wrong candidate shares{control}. Every third block is "
-        "shown. The logit lens describes; it does not test where knowledge sits."
-    )
+    if not rows or rows[0]["not_leading"] is None:
+        return None
+    return {
+        "svg": draw.survival(recall).svg,
+        "rows": [
+            (
+                "output" if i == len(rows) - 1 else row["layer"],
+                share(row["not_leading"]),
+                share(row["random_init"]),
+            )
+            for i, row in enumerate(rows)
+        ],
+    }
 
 
 def _evidence(kb: KnowledgeBase) -> list[dict[str, Any]]:
@@ -158,38 +228,43 @@ def _evidence(kb: KnowledgeBase) -> list[dict[str, Any]]:
             "value": "–" if row["value"] is None else f"{row['value']:.3g}",
             "interval": "–" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}",
             "n": row["n"],
+            "model": " ".join(str(row[name]) for name in ("model", "precision") if row[name]),
             "note": row["note"] or "",
         }
         for row in taxonomy.evidence
     ]
 
 
-def _lens(kb: KnowledgeBase) -> tuple[str, str]:
-    """The first lens of the newest runs as SVG, and its caption; empty without one."""
-    run = _newest_run(kb, LENS_ID)
-    if run is None:
-        return "", "No fact has been followed yet: km draw lens."
-    lens = LensResult.from_knowledge_base(kb, run)
-    return lens.draw().svg, (
-        f"“{lens.prompt}” → “{lens.answer.strip()}”: what each block would say next, read through "
-        "the model's final norm."
+def _lenses(kb: KnowledgeBase, recall: Recall) -> list[dict[str, str]]:
+    """The newest lenses of the same model, as pictures with captions."""
+    runs = kb.query(
+        "SELECT r.id FROM runs AS r JOIN models AS m ON m.id = r.model "
+        "WHERE r.measure = ? AND r.status = 'done' AND m.fingerprint = ? "
+        "ORDER BY r.id DESC LIMIT ?",
+        [LENS_ID, recall.provenance["model"]["fingerprint"], MAX_LENSES],
     )
+    lenses = [LensResult.from_knowledge_base(kb, run) for run in runs["id"]]
+    return [
+        {"fact": f"{lens.prompt} → {lens.answer.strip()}", "svg": lens.draw().svg}
+        for lens in lenses
+    ]
 
 
-def _provenance(recall: Recall, run_label: str) -> list[tuple[str, Any]]:
+def _provenance(recall: Recall) -> list[tuple[str, Any]]:
     about = recall.provenance
     model = about["model"]
-    parameters = recall.parameters
+    templates = recall.parameters["templates"]
     rows = [
-        ("run", run_label),
+        ("run", recall.run),
         ("measure", f"{about['measure']} version {about['version']}"),
         ("model", f"{model['name']}, {model['architecture']}, {model['precision']}"),
         ("model file", Path(model["path"]).name),
         ("model fingerprint", model["fingerprint"]),
         ("tokenizer hash", model["tokenizer_hash"]),
-        ("parameters", f"{model['n_parameters']:,}"),
+        ("weights", f"{model['n_parameters']:,}"),
         ("seed", about["seed"]),
-        ("candidates", f"up to {parameters['max_candidates']}"),
+        ("candidates", f"up to {recall.parameters['max_candidates']}"),
+        ("templates", "all" if templates is None else ", ".join(map(str, templates))),
         ("measured", about["time"]),
         ("km", about["km_version"]),
         ("CPU variant", about["cpu"]),
@@ -198,11 +273,21 @@ def _provenance(recall: Recall, run_label: str) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in rows if value is not None]
 
 
+def _commands(kb: KnowledgeBase, recall: Recall) -> list[tuple[str, str]]:
+    """What repeats the run, where a command made it, and what checks its rows."""
+    made = recall.provenance.get("command")
+    repeat = [("Repeat it", made)] if made else []
+    verify = shlex.join(["km", "verify", str(recall.run), "--kb", kb.path])
+    return [*repeat, ("Measure every row again and compare", verify)]
+
+
 def _environment() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise ImportError("reports need Jinja2; install it with: pip install 'km[report]'") from None
+        raise ImportError(
+            "reports need Jinja2; install it with: pip install 'km[report]'"
+        ) from None
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
 
 
@@ -225,12 +310,10 @@ def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
     from km import draw
 
     recall = newest_recall(kb, run)
-    lens_svg, lens_caption = _lens(kb)
-    survival_rows, survival_note = _survival(recall)
     model = recall.provenance["model"]
-    micro = next(iter(recall.overall.rows()))
-    n_relations = len(recall.relations)
-    heads = ["relation", "n", "recall", "95 % interval", *(label for _, label in BASELINES)]
+    confidence = float(recall.parameters["confidence"])
+    level = f"{100 * confidence:g} %"
+    rows = [*recall.overall.rows(), *recall.relations.rows()]
     template = resources.files("km").joinpath("templates", "report.html").read_text("utf-8")
     page = _environment().from_string(template)
     return str(
@@ -238,29 +321,25 @@ def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
             km_version=_km.version(),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             title=f"What {model['name']} recalls",
-            question=f"{micro['n']} facts of {n_relations} relations were asked of "
+            question=f"{rows[0]['n']} facts of {len(recall.relations)} relations were asked of "
             f"{model['name']} ({model['precision']}).",
             cards=_cards(recall),
             findings=_findings(recall),
-            asked=f"Each fact is a prompt that ends where the answer begins. The model never "
-            f"writes: every candidate answer is scored whole, up to "
-            f"{recall.parameters['max_candidates']} a fact.",
+            max_candidates=recall.parameters["max_candidates"],
             prompts=_prompts(recall),
-            recall_svg=draw.recall(recall).svg,
-            relation_heads=[*heads, "chance", "exact greedy", "first token"],
-            relation_rows=[
-                _relation_cells(row)
-                for row in (*recall.overall.rows(), *recall.relations.rows())
-            ],
+            recall_svg=draw.recall(recall, level=confidence).svg,
+            recall_table=_recall_table(rows, level),
+            level=level,
+            judged_table=_judged_table(rows),
+            first_token_table=_first_token_table(rows),
+            state_table=_state_table(rows),
             notes=recall.notes,
-            lens_svg=lens_svg,
-            lens_caption=lens_caption,
-            survival_rows=survival_rows,
-            survival_note=survival_note,
-            taxonomy_svg=kb.taxonomy.draw().svg,
+            lenses=_lenses(kb, recall),
+            survival=_survival(recall),
+            taxonomy_svg=draw.taxonomy(kb, provenance=origin(recall)).svg,
             evidence=_evidence(kb),
-            provenance=_provenance(recall, str(recall.run)),
-            command=recall.provenance.get("command") or "km demo",
+            provenance=_provenance(recall),
+            commands=_commands(kb, recall),
         )
     )
 
@@ -282,11 +361,10 @@ def baseline_table(rows: Iterable[Mapping[str, Any]]) -> str:
         f"{'no subj.':>8} {'shuffled':>8} {'random':>7}"
     ]
     for row in rows:
-        interval = "–" if row["low"] is None else f"{row['low']:.2f}–{row['high']:.2f}"
         mark = "*" if clears_baselines(row) else " "
         lines.append(
             f"{row['relation'][:29]:<29}{mark} {row['n']:>4} {share(row['recall']):>6} "
-            f"{interval:>14} {share(row['commonest']):>8} {share(row['subject_removed']):>8} "
+            f"{_interval(row):>14} {share(row['commonest']):>8} {share(row['subject_removed']):>8} "
             f"{share(row['shuffled']):>8} {share(row['random_init']):>7}"
         )
     return "\n".join([*lines, "* the lower end of the interval lies above every baseline"])

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km import _km
@@ -95,8 +96,18 @@ def make_provenance(
         "cpu": None if model is None else model.context.cpu,
         "blas_core": None if model is None else model.context.blas_core,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
     }
+
+
+def command_line() -> str | None:
+    """What started this process, as one would type it; None in a notebook or a session."""
+    program = Path(sys.argv[0])
+    if program.name == "km" or program.parts[-2:] == ("km", "__main__.py"):
+        return shlex.join(["km", *sys.argv[1:]])
+    if program.suffix != ".py" or "ipykernel" in sys.modules:
+        return None
+    return shlex.join(["python", *sys.argv])
 
 
 def stored_result(kb: KnowledgeBase, run: int, measure: str) -> tuple[dict[str, Any], Table]:
