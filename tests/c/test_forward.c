@@ -104,7 +104,7 @@ static double log_sum_exp(const double *x, int64_t n) {
 
 /* Largest difference of log-probability between a row of ours and one of the reference. */
 static double worst_of_row(const float *x, const double *expected, int64_t vocab) {
-    double own[64], worst = 0.0;
+    double own[64] = {0.0}, worst = 0.0;
     for (int64_t i = 0; i < vocab; i++) {
         own[i] = (double)x[i];
     }
