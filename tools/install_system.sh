@@ -27,6 +27,7 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 fi
 
 command -v pkg-config >/dev/null 2>&1 || missing="$missing pkg-config"
+header stdio.h || missing="$missing libc6-dev"
 header cblas.h || pkg-config --exists openblas || missing="$missing libopenblas-dev"
 header sqlite3.h || missing="$missing libsqlite3-dev"
 pkg-config --exists libcgraph libgvc 2>/dev/null || missing="$missing libgraphviz-dev"
@@ -34,6 +35,7 @@ header jansson.h || missing="$missing libjansson-dev"
 printf '#include <stdarg.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <setjmp.h>\n#include <cmocka.h>\n' |
     cc -E -x c - >/dev/null 2>&1 || missing="$missing libcmocka-dev"
 need graphviz command -v dot
+need fonts-dejavu-core test -d /usr/share/fonts/truetype/dejavu
 need python3-dev python_header
 need python3-venv "$PYTHON" -c 'import venv, ensurepip'
 
