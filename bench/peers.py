@@ -1,4 +1,4 @@
-"""Score candidate answers with one peer library; run by facts_per_second.py in the peers' environment.
+"""Score candidate answers with one peer library, in the environment that holds the peers.
 
 Reads one JSON object from standard input: {"peer", "model", "facts": [{"prompt": ids,
 "candidates": [ids, ...]}], "threads"}. Then, for every line "run", scores all facts once and prints
@@ -98,6 +98,7 @@ PEERS = {"transformers": transformers_scorer, "llama-cpp-python": llama_scorer}
 
 
 def main() -> None:
+    """Answer one request from standard input."""
     job = json.loads(sys.stdin.readline())
     score = PEERS[job["peer"]](job["model"], job["threads"])
     score(job["facts"][:2])

@@ -46,6 +46,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)
 
 
 def layer_of(path: Path) -> str:
+    """The part a file of ours belongs to."""
     parts = path.relative_to(ROOT).parts
     if parts[:3] == ("libkm", "include", "km"):
         return PUBLIC[parts[3]]
@@ -65,6 +66,7 @@ def target_layer(path: Path, name: str) -> str | None:
 
 
 def problems() -> list[str]:
+    """One line for each include that points up or reaches for another part's library."""
     found = []
     for part in ("libkm", "kb", "viz"):
         for path in sorted((ROOT / part).rglob("*.[ch]")):
@@ -80,6 +82,7 @@ def problems() -> list[str]:
 
 
 def main() -> int:
+    """Print the problems; 1 when there are any."""
     found = problems()
     print("\n".join(found) if found else "layers: every include points down")
     return 1 if found else 0

@@ -15,9 +15,10 @@
 
 enum { N_FACTS = 6 };
 
-static const char *const SUBJECTS[N_FACTS] = {"France", "Italy", "Japan", "Egypt", "Spain", "Kenya"};
-static const char *const CAPITALS[N_FACTS] = {"Paris", "Rome", "Tokyo", "Cairo", "Madrid",
-                                              "Nairobi"};
+static const char *const SUBJECTS[N_FACTS] = {"France", "Italy", "Japan",
+                                              "Egypt",  "Spain", "Kenya"};
+static const char *const CAPITALS[N_FACTS] = {"Paris", "Rome",   "Tokyo",
+                                              "Cairo", "Madrid", "Nairobi"};
 
 /* Every fact's candidates are the other capitals; the shuffled baseline takes the next fact. */
 static km_status measure(km_table **out, const km_model *model, km_error *err) {

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from km.scores import memorization as m
 
 FOLDER = Path(os.environ.get("KM_GOLDEN") or Path(__file__).parent / "data") / "memorization"

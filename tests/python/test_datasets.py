@@ -116,7 +116,8 @@ def test_counterfact_popqa_lama_pararel_bear(tmp_path: Path) -> None:
 
     (tmp_path / "popqa.tsv").write_text(
         "id\tsubj\tprop\tobj\tquestion\tpossible_answers\n"
-        '4\tGeorge Rankin\toccupation\tpolitician\tWhat is George Rankin\'s occupation?\t"[""politician"", ""pol""]"\n'
+        "4\tGeorge Rankin\toccupation\tpolitician\tWhat is George Rankin's occupation?\t"
+        '"[""politician"", ""pol""]"\n'
     )
     popqa = km.datasets.read_facts(tmp_path / "popqa.tsv")["occupation"]
     assert popqa.facts[0].answers == ("politician", "pol")
@@ -174,7 +175,12 @@ def test_counterfact_popqa_lama_pararel_bear(tmp_path: Path) -> None:
         ("a.csv", "relation,subject,answer,template\n", "no facts found"),
         ("a.tsv", "subj\tprop\n\tx\n", "field 'subj'"),
         ("a.xml", "", "unknown kind of file '.xml'"),
-        ("a.json", '{"name": "r", "templates": ["{} x"], "facts": [{"subject": "\\ud800", "answer": "b"}]}', "surrogate"),
+        (
+            "a.json",
+            '{"name": "r", "templates": ["{} x"], '
+            '"facts": [{"subject": "\\ud800", "answer": "b"}]}',
+            "surrogate",
+        ),
     ],
 )
 def test_bad_files_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -7,9 +7,9 @@ CounterFact, PopQA and BEAR from disk.
 
 from __future__ import annotations
 
+from km.datasets.checks import FactProblem, FactReport, validate
 from km.datasets.fact_set import Fact, FactSet, Relation, facts, relation_names
 from km.datasets.readers import read_facts
-from km.datasets.checks import FactProblem, FactReport, validate
 
 __all__ = [
     "Fact",

@@ -127,9 +127,10 @@ def validate(facts: FactSet, model: _Encoder | None = None) -> FactReport:
     Returns
     -------
     FactReport
-        Kinds: ``duplicate`` and ``several-answers`` (one subject more than once), ``repeated-alias``
-        and ``alias-clash`` (an alias that is another fact's answer), ``leak-template`` and
-        ``leak-subject`` (the answer can be read off the prompt), ``first-token-collision``.
+        Kinds: ``duplicate`` and ``several-answers`` (one subject more than once),
+        ``repeated-alias`` and ``alias-clash`` (an alias that is another fact's answer),
+        ``leak-template`` and ``leak-subject`` (the answer can be read off the prompt),
+        ``first-token-collision``.
 
     Examples
     --------

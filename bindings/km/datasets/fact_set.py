@@ -122,7 +122,8 @@ class FactSet:
         return replace(self, relations=relations)
 
     def __repr__(self) -> str:
-        return f"FactSet({len(self)} facts, {len(self.relations)} relations, {self.licence or 'no licence stated'})"
+        licence = self.licence or "no licence stated"
+        return f"FactSet({len(self)} facts, {len(self.relations)} relations, {licence})"
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -114,7 +114,12 @@ class _Collector:
         self.templates: dict[str, list[str]] = {}
 
     def add(
-        self, relation: str, subject: str, answers: list[str], templates: list[str], fact_id: str = ""
+        self,
+        relation: str,
+        subject: str,
+        answers: list[str],
+        templates: list[str],
+        fact_id: str = "",
     ) -> None:
         facts = self.facts.setdefault(relation, [])
         known = self.templates.setdefault(relation, [])

@@ -28,11 +28,11 @@ typedef struct km_config {
     double norm_eps;
     float norm_offset; /* added to every RMSNorm weight: 1 for Gemma from Hugging Face, else 0 */
     km_activation activation;
-    bool qk_norm;       /* RMSNorm over each head of q and k before the rotary embedding */
-    bool post_norms;    /* Gemma: RMSNorm on attention and MLP outputs before the residual add */
+    bool qk_norm;    /* RMSNorm over each head of q and k before the rotary embedding */
+    bool post_norms; /* Gemma: RMSNorm on attention and MLP outputs before the residual add */
     bool tied_embeddings;
-    float embed_scale;  /* 1, or sqrt(D) for Gemma */
-    float attn_scale;   /* multiplies q.k; 1/sqrt(Dh) unless the file says otherwise */
+    float embed_scale; /* 1, or sqrt(D) for Gemma */
+    float attn_scale;  /* multiplies q.k; 1/sqrt(Dh) unless the file says otherwise */
     km_rope_pairs rope_pairs;
     double rope_base;         /* of layers that see everything */
     double rope_base_local;   /* of sliding-window layers; equal to rope_base without windows */
@@ -60,7 +60,7 @@ KM_API const km_config *km_model_config(const km_model *model);
 KM_API const km_tokenizer *km_model_tokenizer(const km_model *model);
 KM_API km_ctx *km_model_ctx(const km_model *model);
 KM_API const char *km_model_path(const km_model *model);
-KM_API int64_t km_model_parameters(const km_model *model); /* number of weights */
+KM_API int64_t km_model_parameters(const km_model *model);    /* number of weights */
 KM_API const char *km_model_precision(const km_model *model); /* commonest matrix type: "Q4_1" */
 /* SHA-256 (hex, 65 bytes with NUL) over the sorted configuration and each tensor's name, type,
  * shape and bytes. Computed in parallel on first need, then remembered by the model. */
