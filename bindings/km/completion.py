@@ -27,23 +27,27 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
 
 def _walk(
     parser: argparse.ArgumentParser, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    yield path, _words(parser)
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every command, as the words that lead to it, with its parser."""
+    yield path, parser
     for name, child in _subparsers(parser).items():
         yield from _walk(child, (*path, name))
 
 
 def _bash(parser: argparse.ArgumentParser) -> str:
-    cases = "".join(
-        f"        {shlex.quote(' '.join(path))}) words={shlex.quote(' '.join(words))} ;;\n"
-        for path, words in _walk(parser)
+    cases = {shlex.quote(" ".join(path)): " ".join(_words(at)) for path, at in _walk(parser)}
+    known = "|".join(path for path in cases if path != "''")
+    words = "".join(
+        f"        {path}) words={shlex.quote(text)} ;;\n" for path, text in cases.items()
     )
     return (
         "_km_complete() {\n"
         '    local path="" words="" word\n'
         '    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do\n'
-        '        [[ $word == -* ]] && break\n        path="${path:+$path }$word"\n    done\n'
-        f'    case "$path" in\n{cases}    esac\n'
+        '        case "${path:+$path }$word" in\n'
+        f'        {known}) path="${{path:+$path }}$word" ;;\n'
+        "        esac\n    done\n"
+        f'    case "$path" in\n{words}    esac\n'
         '    COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))\n'
         "}\ncomplete -o default -F _km_complete km\n"
     )
@@ -51,17 +55,14 @@ def _bash(parser: argparse.ArgumentParser) -> str:
 
 def _fish(parser: argparse.ArgumentParser) -> str:
     lines = []
-    for path, words in _walk(parser):
-        seen = " ".join(path)
-        condition = (
-            "; and ".join(f"__fish_seen_subcommand_from {name}" for name in path)
-            if seen
-            else "__fish_use_subcommand"
-        )
-        for word in words:
+    for path, at in _walk(parser):
+        seen = [f"__fish_seen_subcommand_from {name}" for name in path]
+        if _subparsers(at):
+            seen.append(f"not __fish_seen_subcommand_from {' '.join(_subparsers(at))}")
+        for word in _words(at):
             flag = f"-l {word[2:]}" if word.startswith("--") else f"-a {shlex.quote(word)}"
             if not word.startswith("-") or word.startswith("--"):
-                lines.append(f"complete -c km -n {shlex.quote(condition)} {flag}")
+                lines.append(f"complete -c km -n {shlex.quote('; and '.join(seen))} {flag}")
     return "\n".join(lines) + "\n"
 
 
@@ -69,5 +70,5 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
     """The completion script; load it with ``source <(km completion bash)`` and the like."""
     if shell == "fish":
         return _fish(parser)
-    head = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
-    return head + _bash(parser)
+    head = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
+    return (head if shell == "zsh" else "") + _bash(parser)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from km.kb import KnowledgeBase
     from km.model import Model
 
-# Log-probabilities agree this far across batch compositions (docs/ARCHITECTURE.md), a token.
-TOLERANCE_PER_TOKEN = 1e-5
+# Nats a token. Rows are measured in other batches than before, maybe on another CPU: float32 sums
+# in another order differ by some 3e-5; PyTorch's own back ends differ by 5e-5.
+TOLERANCE_PER_TOKEN = 1e-4
 
 
 @dataclass(frozen=True)
