@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BENCH_VENV := .bench-venv
 
 SOURCES := $(shell find libkm kb viz bindings cmake -type f -not -name '*.pyc' 2>/dev/null) \
-           CMakeLists.txt setup.py pyproject.toml
+           tools/gen_docs.py tools/embed_sql.py CMakeLists.txt setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help system demo test test-c test-python check format bench examples fuzz clean
@@ -38,6 +38,7 @@ $(VENV)/.model: $(VENV)/.created
 
 $(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
 	@echo "km: compiling and installing the package into $(VENV)"
+	@rm -rf build/lib* build/bdist*
 	@$(PIP) install --no-build-isolation '.[report]'
 	@touch $@
 
@@ -55,7 +56,7 @@ demo: $(VENV)/.package $(VENV)/.model ## measure the embedded model and write de
 	@echo "km: running the demonstration into demo/"
 	@$(BIN)/km demo --out demo
 
-test: test-c check test-python ## everything: C under sanitizers, checks, pytest
+test: test-c check examples test-python ## everything: C under sanitizers, checks, the C example, pytest
 
 test-c: $(VENV)/.build-tools ## cmocka tests and fuzz corpora under ASan and UBSan
 	@echo "km: building and running the C tests under AddressSanitizer and UBSan"
@@ -74,8 +75,9 @@ test-python: $(VENV)/.dev-tools $(VENV)/.package $(VENV)/.model $(VENV)/.gemma #
 format: $(VENV)/.dev-tools ## format C and Python in place
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check.sh --fix
 
-examples: $(VENV)/.build-tools ## build and install the C library, then the C example against it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_install.sh
+examples: $(VENV)/.package $(VENV)/.model ## install the C libraries, build the C example against them, run it
+	@model="$$($(BIN)/python -c 'import km.model; print(km.model.locate("smollm2"))')" && \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_install.sh "$$model"
 
 bench: $(VENV)/.package $(VENV)/.model ## facts a second: km, transformers, llama-cpp-python side by side
 	@echo "km: installing the peers into $(BENCH_VENV) (PyTorch for the CPU; takes a while)"
