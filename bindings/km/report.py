@@ -288,7 +288,12 @@ def _environment() -> Any:
         raise ImportError(
             "reports need Jinja2; install it with: pip install 'km[report]'"
         ) from None
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
