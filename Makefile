@@ -63,6 +63,7 @@ test-c: $(VENV)/.build-tools ## cmocka tests and fuzz corpora under ASan and UBS
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset dev > build-dev.log 2>&1 || (cat build-dev.log; exit 1)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset dev -- -v > build-dev.log 2>&1 || (tail -n 60 build-dev.log; exit 1)
 	@rm -f build-dev.log
+	@PATH="$(CURDIR)/$(BIN):$$PATH" KM_FUZZ_SECONDS=0 tools/fuzz.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset dev
 
 check: $(VENV)/.dev-tools $(VENV)/.package ## layers, formatting, types, stubs
@@ -89,4 +90,4 @@ fuzz: $(VENV)/.build-tools ## build the libFuzzer targets (clang) and run each f
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/fuzz.sh
 
 clean: ## remove everything that was built
-	rm -rf build build-dev.log demo $(VENV) $(BENCH_VENV) bindings/*.egg-info
+	rm -rf build build-dev.log build-fuzz.log demo $(VENV) $(BENCH_VENV) bindings/*.egg-info
