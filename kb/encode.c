@@ -46,7 +46,8 @@ static km_status add(km__kb_text *text, const char *literal, km_error *err) {
     return km__kb_text_add(text, literal, strlen(literal), err);
 }
 
-km_status km__kb_text_quote(km__kb_text *text, const char *data, size_t n, km_error *err) {
+/* A JSON string literal of n bytes. */
+static km_status add_quoted(km__kb_text *text, const char *data, size_t n, km_error *err) {
     if (!km_utf8_valid(data, n)) {
         return KM_SET(err, KM_EINVAL, "a text is not valid UTF-8");
     }
@@ -107,7 +108,7 @@ static km_status add_cell(km__kb_text *text, const km_table *table, int column, 
         return add(text, km_table_bool(table, column, row) ? "true" : "false", err);
     case KM_COLUMN_TEXT:
         value = km_table_text(table, column, row, &n);
-        return km__kb_text_quote(text, value, (size_t)n, err);
+        return add_quoted(text, value, (size_t)n, err);
     }
     return KM_SET(err, KM_EINTERNAL, "unknown column type");
 }
@@ -122,7 +123,7 @@ km_status km__kb_encode_row(km__kb_text *text, const km_table *table, int64_t ro
         }
         const char *name = km_table_spec(table, i)->name;
         KM_TRY(first ? KM_OK : add(text, ",", err));
-        KM_TRY(km__kb_text_quote(text, name, strlen(name), err));
+        KM_TRY(add_quoted(text, name, strlen(name), err));
         KM_TRY(add(text, ":", err));
         KM_TRY(add_cell(text, table, i, row, err));
         first = false;
@@ -133,7 +134,7 @@ km_status km__kb_encode_row(km__kb_text *text, const km_table *table, int64_t ro
 static km_status add_member(km__kb_text *text, const char *before, const char *value,
                             km_error *err) {
     KM_TRY(add(text, before, err));
-    return km__kb_text_quote(text, value, strlen(value), err);
+    return add_quoted(text, value, strlen(value), err);
 }
 
 km_status km__kb_encode_columns(km__kb_text *text, const km_table *table, km_error *err) {

@@ -87,6 +87,9 @@ typedef struct km__kb_field {
 /* Parse n bytes of JSON that must be an object (array false) or an array of objects. */
 KM_NODISCARD km_status km__kb_parse(json_t **out, const char *what, const char *json, size_t n,
                                     bool array, km_error *err);
+/* Parse and begin a transaction, which km__kb_end ends; after a failure nothing is owned. */
+KM_NODISCARD km_status km__kb_begin_with(json_t **out, km_kb *kb, const char *what,
+                                         const char *json, size_t n, bool array, km_error *err);
 /* Bind field i of an object to parameter i + 1. `what` and `index` (or -1) name it in messages. */
 KM_NODISCARD km_status km__kb_bind_record(km_kb *kb, sqlite3_stmt *stmt, const km__kb_field *fields,
                                           int n_fields, json_t *object, const char *what,
@@ -107,9 +110,6 @@ typedef struct km__kb_text {
 void km__kb_text_free(km__kb_text *text);
 KM_NODISCARD km_status km__kb_text_add(km__kb_text *text, const char *data, size_t n,
                                        km_error *err);
-/* A JSON string literal of n bytes of UTF-8 (KM_EFORMAT otherwise). */
-KM_NODISCARD km_status km__kb_text_quote(km__kb_text *text, const char *data, size_t n,
-                                         km_error *err);
 /* The columns of a table as a JSON array; row `row` as a JSON object. Both replace the text. */
 KM_NODISCARD km_status km__kb_encode_columns(km__kb_text *text, const km_table *table,
                                              km_error *err);
@@ -123,9 +123,6 @@ KM_NODISCARD km_status km__kb_decode_row(km_table *table, const char *json, size
 
 /* ---- search.c ---- */
 
-/* Replace the runs of Chinese, Japanese and Korean characters in n bytes of UTF-8 by their
- * overlapping pairs and the last character. */
-KM_NODISCARD km_status km__kb_bigrams(km__kb_text *out, const char *text, size_t n, km_error *err);
 /* Index what `searchable` has of one kind; `ref` NULL: all that is not indexed yet. */
 KM_NODISCARD km_status km__kb_index(km_kb *kb, const char *kind, km_error *err);
 /* Forget what was indexed of one kind. */

@@ -44,6 +44,17 @@ done:
     return status;
 }
 
+km_status km__kb_begin_with(json_t **out, km_kb *kb, const char *what, const char *json, size_t n,
+                            bool array, km_error *err) {
+    KM_TRY(km__kb_parse(out, what, json, n, array, err));
+    km_status status = km_kb_begin(kb, err);
+    if (status != KM_OK) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
 static km_status bind_json(km_kb *kb, sqlite3_stmt *stmt, int index, const json_t *value,
                            km_error *err) {
     const size_t flags = JSON_SORT_KEYS | JSON_COMPACT;
@@ -181,12 +192,7 @@ km_status km_kb_put_model(int64_t *out, km_kb *kb, const char *json, size_t n, k
     json_t *object = NULL;
     sqlite3_stmt *stmt = NULL;
     bool found = false;
-    KM_TRY(km__kb_parse(&object, "model", json, n, false, err));
-    status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(object);
-        return status;
-    }
+    KM_TRY(km__kb_begin_with(&object, kb, "model", json, n, false, err));
     KM_GO(km__kb_prepare(&stmt, kb, insert_model, err));
     KM_GO(km__kb_bind_record(kb, stmt, model_fields, N_FIELDS(model_fields), object, "model", -1,
                              err));
@@ -218,12 +224,7 @@ static km_status put_searchable(int64_t *out, km_kb *kb, const char *kind, const
     km_status status = KM_OK;
     json_t *array = NULL;
     int64_t n_new = 0;
-    KM_TRY(km__kb_parse(&array, what, json, n, true, err));
-    status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(array);
-        return status;
-    }
+    KM_TRY(km__kb_begin_with(&array, kb, what, json, n, true, err));
     KM_GO(km__kb_insert_records(&n_new, kb, sql, fields, n_fields, array, what, err));
     if (n_new > 0) {
         KM_GO(km__kb_index(kb, kind, err));

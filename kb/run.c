@@ -67,17 +67,12 @@ done:
 }
 
 km_status km_kb_put_measure(km_kb *kb, const char *json, size_t n, km_error *err) {
+    km_status status = KM_OK;
     json_t *object = NULL;
     json_t *nodes = NULL;
-    KM_TRY(km__kb_parse(&object, "measure", json, n, false, err));
+    KM_TRY(km__kb_begin_with(&object, kb, "measure", json, n, false, err));
     nodes = json_incref(json_object_get(object, "nodes"));
     (void)json_object_del(object, "nodes");
-    km_status status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(nodes);
-        json_decref(object);
-        return status;
-    }
     if (!json_is_array(nodes)) {
         KM_FAIL(err, KM_EINVAL, "measure: 'nodes' must be an array of node ids");
     }
@@ -104,13 +99,8 @@ km_status km_kb_begin_run(int64_t *out, km_kb *kb, const char *json, size_t n, k
     json_t *object = NULL;
     int64_t one = 0;
     bool found = false;
-    KM_TRY(km__kb_parse(&object, "run", json, n, false, err));
+    KM_TRY(km__kb_begin_with(&object, kb, "run", json, n, false, err));
     const char *measure = json_string_value(json_object_get(object, "measure"));
-    status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(object);
-        return status;
-    }
     if (measure != NULL) {
         KM_GO(km__kb_scalar(&one, &found, kb,
                             "INSERT INTO measures (id, module, status)"
@@ -205,12 +195,7 @@ km_status km_kb_put_evidence(km_kb *kb, int64_t run, const char *json, size_t n,
     sqlite3_stmt *stmt = NULL;
     size_t i;
     json_t *object;
-    KM_TRY(km__kb_parse(&array, "evidence", json, n, true, err));
-    status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(array);
-        return status;
-    }
+    KM_TRY(km__kb_begin_with(&array, kb, "evidence", json, n, true, err));
     KM_GO(km__kb_prepare(&stmt, kb, insert_evidence, err));
     json_array_foreach(array, i, object) {
         KM_GO(km__kb_bind_record(kb, stmt, evidence_fields, N_FIELDS(evidence_fields), object,

@@ -66,7 +66,7 @@ static km_status add_pairs(km__kb_text *out, const char *run, size_t n, bool tai
     return KM_OK;
 }
 
-km_status km__kb_bigrams(km__kb_text *out, const char *text, size_t n, km_error *err) {
+static km_status add_bigrams(km__kb_text *out, const char *text, size_t n, km_error *err) {
     out->n = 0;
     KM_TRY(km__kb_text_add(out, "", 0, err));
     for (size_t at = 0; at < n;) {
@@ -87,7 +87,7 @@ static km_status bind_bigrams(km_kb *kb, sqlite3_stmt *to, int index, sqlite3_st
                               int column, km__kb_text *buffer, km_error *err) {
     const char *text = (const char *)sqlite3_column_text(from, column);
     size_t n = (size_t)sqlite3_column_bytes(from, column);
-    KM_TRY(km__kb_bigrams(buffer, text == NULL ? "" : text, text == NULL ? 0 : n, err));
+    KM_TRY(add_bigrams(buffer, text == NULL ? "" : text, text == NULL ? 0 : n, err));
     return km__kb_bind_text(kb, to, index, buffer->data, (int64_t)buffer->n, err);
 }
 

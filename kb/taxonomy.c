@@ -277,12 +277,7 @@ km_status km_kb_load_taxonomy(km_kb *kb, const char *json, size_t n, km_error *e
     if (same) {
         return KM_OK;
     }
-    KM_TRY(km__kb_parse(&root, "taxonomy", json, n, false, err));
-    status = km_kb_begin(kb, err);
-    if (status != KM_OK) {
-        json_decref(root);
-        return status;
-    }
+    KM_TRY(km__kb_begin_with(&root, kb, "taxonomy", json, n, false, err));
     status = load_all(kb, root, hex, err);
     if (status != KM_OK) {
         km_error_prefix(err, "taxonomy");

@@ -60,6 +60,17 @@ static void leave(agusererrf old) {
     give_lock();
 }
 
+/* Give everything back; g may be NULL. */
+static void close_graph(Agraph_t *g, bool laid_out, agusererrf old) {
+    if (g != NULL) {
+        if (laid_out) {
+            gvFreeLayout(context, g);
+        }
+        agclose(g);
+    }
+    leave(old);
+}
+
 static void set(void *object, const char *name, const char *value) {
     agsafeset(object, (char *)name, (char *)value, "");
 }
@@ -317,13 +328,7 @@ km_status km__viz_arrange(km_viz_scene *scene, km_error *err) {
     }
     KM_GO(take_places(scene, g, nodes, edges, clusters, err));
 done:
-    if (g != NULL) {
-        if (laid_out) {
-            gvFreeLayout(context, g);
-        }
-        agclose(g);
-    }
-    leave(old);
+    close_graph(g, laid_out, old);
     km_free(scene->ctx, nodes);
     km_free(scene->ctx, edges);
     km_free(scene->ctx, clusters);
@@ -397,13 +402,7 @@ km_status km__viz_write(km_viz_text *out, const km_viz_scene *scene, km_format f
     }
     KM_GO(render(out, g, format, err));
 done:
-    if (g != NULL) {
-        if (laid_out) {
-            gvFreeLayout(context, g);
-        }
-        agclose(g);
-    }
-    leave(old);
+    close_graph(g, laid_out, old);
     km_free(scene->ctx, nodes);
     km_free(scene->ctx, edges);
     km__viz_text_clear(&scratch);

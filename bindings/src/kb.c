@@ -99,8 +99,10 @@ static PyObject *kb_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         km_status status;
         atomic_init(&self->busy, false);
         self->path = Py_NewRef(shown);
-        Py_BEGIN_ALLOW_THREADS status = open_base(self, path, &options, &err);
-        Py_END_ALLOW_THREADS if (status != KM_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = open_base(self, path, &options, &err);
+        Py_END_ALLOW_THREADS
+        if (status != KM_OK) {
             km_py_raise_path(&state->errors, &err, shown);
             Py_CLEAR(self);
         }
@@ -114,7 +116,8 @@ static void close_base(kb_object *self) {
     km_ctx *ctx = self->ctx;
     self->kb = NULL;
     self->ctx = NULL;
-    Py_BEGIN_ALLOW_THREADS km_kb_close(kb);
+    Py_BEGIN_ALLOW_THREADS
+    km_kb_close(kb);
     km_ctx_free(ctx);
     Py_END_ALLOW_THREADS
 }
@@ -163,8 +166,10 @@ static PyObject *call_plain(PyObject *object, const km_signature *signature, pla
     PyObject *result = NULL;
     if (enter(&call, object, signature, args, nargs, kwnames)) {
         km_status status;
-        Py_BEGIN_ALLOW_THREADS status = function(call.self->kb, &call.err);
-        Py_END_ALLOW_THREADS result = none_or_raise(&call, status);
+        Py_BEGIN_ALLOW_THREADS
+        status = function(call.self->kb, &call.err);
+        Py_END_ALLOW_THREADS
+        result = none_or_raise(&call, status);
     }
     return leave(&call, result);
 }
@@ -177,9 +182,10 @@ static PyObject *call_json(PyObject *object, const km_signature *signature, json
     if (enter(&call, object, signature, args, nargs, kwnames) &&
         km_arg_text(&call.in, "json", &json)) {
         km_status status;
-        Py_BEGIN_ALLOW_THREADS status =
-            function(call.self->kb, json.data, (size_t)json.n, &call.err);
-        Py_END_ALLOW_THREADS result = none_or_raise(&call, status);
+        Py_BEGIN_ALLOW_THREADS
+        status = function(call.self->kb, json.data, (size_t)json.n, &call.err);
+        Py_END_ALLOW_THREADS
+        result = none_or_raise(&call, status);
     }
     return leave(&call, result);
 }
@@ -193,9 +199,10 @@ static PyObject *call_json_id(PyObject *object, const km_signature *signature, j
         km_arg_text(&call.in, "json", &json)) {
         km_status status;
         int64_t id = 0;
-        Py_BEGIN_ALLOW_THREADS status =
-            function(&id, call.self->kb, json.data, (size_t)json.n, &call.err);
-        Py_END_ALLOW_THREADS result = status == KM_OK ? PyLong_FromLongLong(id) : kb_raise(&call);
+        Py_BEGIN_ALLOW_THREADS
+        status = function(&id, call.self->kb, json.data, (size_t)json.n, &call.err);
+        Py_END_ALLOW_THREADS
+        result = status == KM_OK ? PyLong_FromLongLong(id) : kb_raise(&call);
     }
     return leave(&call, result);
 }
@@ -227,9 +234,10 @@ static PyObject *kb_finish_run(PyObject *object, PyObject *const *args, Py_ssize
         km_arg_int64(&call.in, "run", &run) && km_arg_str(&call.in, "outcome", &outcome) &&
         km_arg_str(&call.in, "key", &key)) {
         km_status status;
-        Py_BEGIN_ALLOW_THREADS status =
-            km_kb_finish_run(call.self->kb, run, outcome, key, &call.err);
-        Py_END_ALLOW_THREADS result = none_or_raise(&call, status);
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_finish_run(call.self->kb, run, outcome, key, &call.err);
+        Py_END_ALLOW_THREADS
+        result = none_or_raise(&call, status);
     }
     return leave(&call, result);
 }
@@ -243,11 +251,12 @@ static PyObject *kb_find_run(PyObject *object, PyObject *const *args, Py_ssize_t
         km_arg_str(&call.in, "key", &key)) {
         km_status status;
         int64_t run = -1;
-        Py_BEGIN_ALLOW_THREADS status = km_kb_find_run(&run, call.self->kb, key, &call.err);
-        Py_END_ALLOW_THREADS if (status != KM_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_find_run(&run, call.self->kb, key, &call.err);
+        Py_END_ALLOW_THREADS
+        if (status != KM_OK) {
             kb_raise(&call);
-        }
-        else {
+        } else {
             result = run < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(run);
         }
     }
@@ -263,9 +272,10 @@ static PyObject *kb_put_evidence(PyObject *object, PyObject *const *args, Py_ssi
     if (enter(&call, object, KM_SIG_KnowledgeBase_put_evidence, args, nargs, kwnames) &&
         km_arg_int64(&call.in, "run", &run) && km_arg_text(&call.in, "json", &json)) {
         km_status status;
-        Py_BEGIN_ALLOW_THREADS status =
-            km_kb_put_evidence(call.self->kb, run, json.data, (size_t)json.n, &call.err);
-        Py_END_ALLOW_THREADS result = none_or_raise(&call, status);
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_put_evidence(call.self->kb, run, json.data, (size_t)json.n, &call.err);
+        Py_END_ALLOW_THREADS
+        result = none_or_raise(&call, status);
     }
     return leave(&call, result);
 }
@@ -282,10 +292,11 @@ static PyObject *kb_store_chunk(PyObject *object, PyObject *const *args, Py_ssiz
         km_arg_instance(&call.in, "table", call.state->types[KM_TYPE_TABLE], &table)) {
         km_status status;
         km_kb_stored stored = KM_KB_STORED;
-        Py_BEGIN_ALLOW_THREADS status =
+        Py_BEGIN_ALLOW_THREADS
+        status =
             km_kb_store_chunk(&stored, call.self->kb, run, key, km_py_table_get(table), &call.err);
-        Py_END_ALLOW_THREADS result =
-            status == KM_OK ? PyUnicode_FromString(outcomes[stored]) : kb_raise(&call);
+        Py_END_ALLOW_THREADS
+        result = status == KM_OK ? PyUnicode_FromString(outcomes[stored]) : kb_raise(&call);
     }
     return leave(&call, result);
 }
@@ -299,10 +310,11 @@ static PyObject *kb_load_chunk(PyObject *object, PyObject *const *args, Py_ssize
         km_arg_str(&call.in, "key", &key)) {
         km_status status;
         km_table *table = NULL;
-        Py_BEGIN_ALLOW_THREADS status = km_kb_load_chunk(&table, call.self->kb, key, &call.err);
-        Py_END_ALLOW_THREADS result = status == KM_OK && table == NULL
-                                          ? Py_NewRef(Py_None)
-                                          : table_or_raise(&call, status, table);
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_load_chunk(&table, call.self->kb, key, &call.err);
+        Py_END_ALLOW_THREADS
+        result = status == KM_OK && table == NULL ? Py_NewRef(Py_None)
+                                                  : table_or_raise(&call, status, table);
     }
     return leave(&call, result);
 }
@@ -316,8 +328,10 @@ static PyObject *kb_use_chunk(PyObject *object, PyObject *const *args, Py_ssize_
     if (enter(&call, object, KM_SIG_KnowledgeBase_use_chunk, args, nargs, kwnames) &&
         km_arg_int64(&call.in, "run", &run) && km_arg_str(&call.in, "key", &key)) {
         km_status status;
-        Py_BEGIN_ALLOW_THREADS status = km_kb_use_chunk(call.self->kb, run, key, &call.err);
-        Py_END_ALLOW_THREADS result = none_or_raise(&call, status);
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_use_chunk(call.self->kb, run, key, &call.err);
+        Py_END_ALLOW_THREADS
+        result = none_or_raise(&call, status);
     }
     return leave(&call, result);
 }

@@ -1,9 +1,8 @@
 /* memorization.c: measures that drive a model: recall, verbatim tokens, continuations. */
 #include "km/memorization.h"
 
-#include "buffers.h"
 #include "tick.h"
-#include "types.h"
+#include "wrap.h"
 
 static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
     PyObject *object;
@@ -95,17 +94,15 @@ static bool read_options(const km_args *in, km_recall_options *options) {
     return true;
 }
 
-static PyObject *memorization_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                  PyObject *kwnames) {
+FUNCTION(memorization_run) {
     km_args in;
     km_model *model;
     km_recall_relation relation = {0};
     km_recall_options options = KM_RECALL_OPTIONS_INIT;
     PyObject *progress = NULL, *result = NULL;
-    if (km_args_bind(&in, &KM_MODULE_STATE(module)->errors, KM_SIG_memorization_run, args, nargs,
-                     kwnames) &&
-        model_arg(&in, module, &model) && read_relation(&in, &relation) &&
-        read_options(&in, &options) && km_arg_callable(&in, "progress", &progress)) {
+    if (BIND(in, module, memorization_run) && model_arg(&in, module, &model) &&
+        read_relation(&in, &relation) && read_options(&in, &options) &&
+        km_arg_callable(&in, "progress", &progress)) {
         km_error err = KM_ERROR_INIT;
         km_table *table = NULL;
         km_py_tick tick;
@@ -146,16 +143,13 @@ static bool read_texts(km_args *in, packed_texts *out) {
     return true;
 }
 
-static PyObject *verbatim_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                              PyObject *kwnames) {
+FUNCTION(verbatim_run) {
     km_args in;
     km_model *model;
     packed_texts texts;
     PyObject *progress = NULL, *result = NULL;
-    if (km_args_bind(&in, &KM_MODULE_STATE(module)->errors, KM_SIG_verbatim_run, args, nargs,
-                     kwnames) &&
-        model_arg(&in, module, &model) && read_texts(&in, &texts) &&
-        km_arg_callable(&in, "progress", &progress)) {
+    if (BIND(in, module, verbatim_run) && model_arg(&in, module, &model) &&
+        read_texts(&in, &texts) && km_arg_callable(&in, "progress", &progress)) {
         km_error err = KM_ERROR_INIT;
         km_table *table = NULL;
         km_py_tick tick;
@@ -170,22 +164,18 @@ static PyObject *verbatim_run(PyObject *module, PyObject *const *args, Py_ssize_
     return result;
 }
 
-static PyObject *continuations_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                   PyObject *kwnames) {
+FUNCTION(continuations_run) {
     km_args in;
     km_model *model;
     packed_texts texts;
     km_view lengths;
     double *out;
     PyObject *progress = NULL, *result = NULL;
-    if (km_args_bind(&in, &KM_MODULE_STATE(module)->errors, KM_SIG_continuations_run, args, nargs,
-                     kwnames) &&
-        model_arg(&in, module, &model) && read_texts(&in, &texts) &&
-        km_arg_view(&in, "prompt_lengths", KM_I64, "(K)", &lengths) &&
+    if (BIND(in, module, continuations_run) && model_arg(&in, module, &model) &&
+        read_texts(&in, &texts) && km_arg_view(&in, "prompt_lengths", KM_I64, "(K)", &lengths) &&
         km_args_same_length(&in, "prompt_lengths", lengths.n, "offsets[1:]", texts.n) &&
         km_arg_callable(&in, "progress", &progress) &&
-        (result = km_array_new(KM_MODULE_STATE(module)->types[KM_TYPE_ARRAY], KM_F64, 1, &texts.n,
-                               (void **)&out)) != NULL) {
+        (result = new_array(module, KM_F64, texts.n, -1, (void **)&out))) {
         km_error err = KM_ERROR_INIT;
         km_py_tick tick;
         km_py_tick_begin(&tick, progress);
@@ -193,11 +183,7 @@ static PyObject *continuations_run(PyObject *module, PyObject *const *args, Py_s
             km_continuations_run_into(out, model, texts.ids.data, texts.offsets.data, lengths.data,
                                       texts.n, texts.batch_tokens, km_py_tick_call, &tick, &err);
         km_py_tick_end(&tick);
-        if (status != KM_OK) {
-            Py_DECREF(result);
-            result = NULL;
-            km_py_raise(&KM_MODULE_STATE(module)->errors, &err);
-        }
+        result = finish(module, result, status, &err);
     }
     km_args_clear(&in);
     return result;

@@ -1,33 +1,10 @@
 /* memorization_scores.c: the pure scores of km/memorization_scores.h on arrays. */
 #include <math.h>
 
-#include "buffers.h"
 #include "km/memorization_scores.h"
-#include "types.h"
+#include "wrap.h"
 
-#define ERRORS(module) (&KM_MODULE_STATE(module)->errors)
-#define BIND(in, module, name)                                                                     \
-    km_args_bind(&(in), ERRORS(module), KM_SIG_##name, args, nargs, kwnames)
-
-/* A new float64 or int64 array of one or two axes; NULL with an exception set. */
-static PyObject *new_array(PyObject *module, km_element element, int64_t n, int64_t m,
-                           void **data) {
-    int64_t shape[2] = {n, m};
-    return km_array_new(KM_MODULE_STATE(module)->types[KM_TYPE_ARRAY], element, m < 0 ? 1 : 2,
-                        shape, data);
-}
-
-/* `result` when the call went well, else the exception. Steals result. */
-static PyObject *finish(PyObject *module, PyObject *result, km_status status, km_error *err) {
-    if (status != KM_OK) {
-        Py_XDECREF(result);
-        return km_py_raise(ERRORS(module), err);
-    }
-    return result;
-}
-
-static PyObject *token_logprobs(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames) {
+FUNCTION(token_logprobs) {
     km_args in;
     km_view logits, ids;
     double *data;
@@ -46,8 +23,7 @@ static PyObject *token_logprobs(PyObject *module, PyObject *const *args, Py_ssiz
     return result;
 }
 
-static PyObject *token_moments(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                               PyObject *kwnames) {
+FUNCTION(token_moments) {
     km_args in;
     km_view logits;
     double *mu, *sigma2;
@@ -67,8 +43,7 @@ static PyObject *token_moments(PyObject *module, PyObject *const *args, Py_ssize
     return result;
 }
 
-static PyObject *loss(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                      PyObject *kwnames) {
+FUNCTION(loss) {
     km_args in;
     km_view logprobs;
     PyObject *result = NULL;
@@ -79,8 +54,7 @@ static PyObject *loss(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     return result;
 }
 
-static PyObject *min_k(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames) {
+FUNCTION(min_k) {
     km_args in;
     km_view logprobs;
     double ratio = 0, out;
@@ -89,18 +63,17 @@ static PyObject *min_k(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     PyObject *result = NULL;
     if (BIND(in, module, score_min_k) && km_arg_view(&in, "logprobs", KM_F64, "(N)", &logprobs) &&
         km_arg_double(&in, "ratio", &ratio) && km_arg_bool(&in, "at_least_one", &at_least_one) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module)))) {
+        (ctx = context_of(module))) {
         km_error err = KM_ERROR_INIT;
         km_status status =
             km_score_min_k(&out, ctx, logprobs.data, logprobs.n, ratio, at_least_one, &err);
-        result = status == KM_OK ? PyFloat_FromDouble(out) : km_py_raise(ERRORS(module), &err);
+        result = from_double(module, out, status, &err);
     }
     km_args_clear(&in);
     return result;
 }
 
-static PyObject *min_k_plus_plus(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                 PyObject *kwnames) {
+FUNCTION(min_k_plus_plus) {
     km_args in;
     km_view logprobs, mu, sigma2;
     double ratio = 0, out;
@@ -114,18 +87,17 @@ static PyObject *min_k_plus_plus(PyObject *module, PyObject *const *args, Py_ssi
         km_arg_bool(&in, "at_least_one", &at_least_one) &&
         km_args_same_length(&in, "logprobs", logprobs.n, "mu", mu.n) &&
         km_args_same_length(&in, "logprobs", logprobs.n, "sigma2", sigma2.n) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module)))) {
+        (ctx = context_of(module))) {
         km_error err = KM_ERROR_INIT;
         km_status status = km_score_min_k_plus_plus(&out, ctx, logprobs.data, mu.data, sigma2.data,
                                                     logprobs.n, ratio, at_least_one, &err);
-        result = status == KM_OK ? PyFloat_FromDouble(out) : km_py_raise(ERRORS(module), &err);
+        result = from_double(module, out, status, &err);
     }
     km_args_clear(&in);
     return result;
 }
 
-static PyObject *detection(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                           PyObject *kwnames) {
+FUNCTION(detection) {
     km_args in;
     km_view scores, member;
     double tpr = 0, fpr = 0;
@@ -135,7 +107,7 @@ static PyObject *detection(PyObject *module, PyObject *const *args, Py_ssize_t n
         km_arg_view(&in, "member", KM_BOOL, "(N)", &member) && km_arg_double(&in, "tpr", &tpr) &&
         km_arg_double(&in, "fpr", &fpr) &&
         km_args_same_length(&in, "scores", scores.n, "member", member.n) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module)))) {
+        (ctx = context_of(module))) {
         km_error err = KM_ERROR_INIT;
         km_detection out;
         km_status status =
@@ -149,16 +121,14 @@ static PyObject *detection(PyObject *module, PyObject *const *args, Py_ssize_t n
     return result;
 }
 
-static PyObject *extraction(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                            PyObject *kwnames) {
+FUNCTION(extraction) {
     km_args in;
     km_view generated, suffix;
     km_ctx *ctx;
     PyObject *result = NULL;
     if (BIND(in, module, score_extraction) &&
         km_arg_view(&in, "generated", KM_I32, "(N)", &generated) &&
-        km_arg_view(&in, "suffix", KM_I32, "(N)", &suffix) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module)))) {
+        km_arg_view(&in, "suffix", KM_I32, "(N)", &suffix) && (ctx = context_of(module))) {
         km_error err = KM_ERROR_INIT;
         km_extraction out;
         km_status status = km_score_extraction(&out, ctx, generated.data, generated.n, suffix.data,
@@ -172,8 +142,7 @@ static PyObject *extraction(PyObject *module, PyObject *const *args, Py_ssize_t 
     return result;
 }
 
-static PyObject *first_mismatch(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames) {
+FUNCTION(first_mismatch) {
     km_args in;
     km_view logits, ids;
     PyObject *result = NULL;
@@ -191,8 +160,7 @@ static PyObject *first_mismatch(PyObject *module, PyObject *const *args, Py_ssiz
     return result;
 }
 
-static PyObject *recall_curve(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                              PyObject *kwnames) {
+FUNCTION(recall_curve) {
     km_args in;
     km_view example, correct;
     int64_t n_examples = 0, max_errors = 0, n_curve;
@@ -205,7 +173,7 @@ static PyObject *recall_curve(PyObject *module, PyObject *const *args, Py_ssize_
         km_arg_int64(&in, "n_examples", &n_examples) &&
         km_arg_int64(&in, "max_errors", &max_errors) &&
         km_args_same_length(&in, "example", example.n, "correct", correct.n) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module))) &&
+        (ctx = context_of(module)) &&
         (array = new_array(module, KM_F64, example.n, -1, (void **)&curve))) {
         km_error err = KM_ERROR_INIT;
         km_status status =
@@ -219,8 +187,7 @@ static PyObject *recall_curve(PyObject *module, PyObject *const *args, Py_ssize_
     return result;
 }
 
-static PyObject *exposure(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                          PyObject *kwnames) {
+FUNCTION(exposure) {
     km_args in;
     km_view canary, reference;
     double log2_space = (double)NAN, *bits;
@@ -229,8 +196,7 @@ static PyObject *exposure(PyObject *module, PyObject *const *args, Py_ssize_t na
     PyObject *first = NULL, *second = NULL, *result = NULL;
     if (BIND(in, module, score_exposure) && km_arg_view(&in, "canary", KM_F64, "(N)", &canary) &&
         km_arg_view(&in, "reference", KM_F64, "(R)", &reference) &&
-        km_arg_double(&in, "log2_space", &log2_space) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module))) &&
+        km_arg_double(&in, "log2_space", &log2_space) && (ctx = context_of(module)) &&
         (first = new_array(module, KM_I64, canary.n, -1, (void **)&rank)) &&
         (second = new_array(module, KM_F64, canary.n, -1, (void **)&bits))) {
         km_error err = KM_ERROR_INIT;
@@ -244,8 +210,7 @@ static PyObject *exposure(PyObject *module, PyObject *const *args, Py_ssize_t na
     return result;
 }
 
-static PyObject *exposure_skewnormal(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                     PyObject *kwnames) {
+FUNCTION(exposure_skewnormal) {
     km_args in;
     double x = 0, a = 0, loc = 0, scale = 0, out;
     PyObject *result = NULL;
@@ -254,14 +219,13 @@ static PyObject *exposure_skewnormal(PyObject *module, PyObject *const *args, Py
         km_arg_double(&in, "scale", &scale)) {
         km_error err = KM_ERROR_INIT;
         km_status status = km_score_exposure_skewnormal(&out, x, a, loc, scale, &err);
-        result = status == KM_OK ? PyFloat_FromDouble(out) : km_py_raise(ERRORS(module), &err);
+        result = from_double(module, out, status, &err);
     }
     km_args_clear(&in);
     return result;
 }
 
-static PyObject *counterfactual(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames) {
+FUNCTION(counterfactual) {
     km_args in;
     km_view include, score;
     double *data[3];
@@ -287,8 +251,7 @@ static PyObject *counterfactual(PyObject *module, PyObject *const *args, Py_ssiz
     return result;
 }
 
-static PyObject *influence(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                           PyObject *kwnames) {
+FUNCTION(influence) {
     km_args in;
     km_view include, score;
     double *data;
@@ -307,8 +270,7 @@ static PyObject *influence(PyObject *module, PyObject *const *args, Py_ssize_t n
     return result;
 }
 
-static PyObject *rank(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                      PyObject *kwnames) {
+FUNCTION(rank) {
     km_args in;
     km_view logits, gold, allowed = {.data = NULL};
     int64_t *data;
@@ -329,8 +291,7 @@ static PyObject *rank(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     return result;
 }
 
-static PyObject *precision_at(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                              PyObject *kwnames) {
+FUNCTION(precision_at) {
     km_args in;
     km_view ranks;
     int64_t k = 0;
@@ -343,8 +304,7 @@ static PyObject *precision_at(PyObject *module, PyObject *const *args, Py_ssize_
     return result;
 }
 
-static PyObject *mean_reciprocal_rank(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                      PyObject *kwnames) {
+FUNCTION(mean_reciprocal_rank) {
     km_args in;
     km_view ranks;
     PyObject *result = NULL;
@@ -356,8 +316,7 @@ static PyObject *mean_reciprocal_rank(PyObject *module, PyObject *const *args, P
     return result;
 }
 
-static PyObject *macro_mean(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                            PyObject *kwnames) {
+FUNCTION(macro_mean) {
     km_args in;
     km_view x, group;
     double out;
@@ -365,11 +324,10 @@ static PyObject *macro_mean(PyObject *module, PyObject *const *args, Py_ssize_t 
     PyObject *result = NULL;
     if (BIND(in, module, score_macro_mean) && km_arg_view(&in, "x", KM_F64, "(N)", &x) &&
         km_arg_view(&in, "group", KM_I64, "(N)", &group) &&
-        km_args_same_length(&in, "x", x.n, "group", group.n) &&
-        (ctx = km_py_default_ctx(KM_MODULE_STATE(module)))) {
+        km_args_same_length(&in, "x", x.n, "group", group.n) && (ctx = context_of(module))) {
         km_error err = KM_ERROR_INIT;
         km_status status = km_score_macro_mean(&out, ctx, x.data, group.data, x.n, &err);
-        result = status == KM_OK ? PyFloat_FromDouble(out) : km_py_raise(ERRORS(module), &err);
+        result = from_double(module, out, status, &err);
     }
     km_args_clear(&in);
     return result;

@@ -3,24 +3,7 @@
 
 #include <string.h>
 
-#include "buffers.h"
-#include "types.h"
-
-#define ERRORS(module) (&KM_MODULE_STATE(module)->errors)
-#define BIND(in, module, name)                                                                     \
-    km_args_bind(&(in), ERRORS(module), KM_SIG_##name, args, nargs, kwnames)
-#define FUNCTION(name)                                                                             \
-    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t nargs,               \
-                          PyObject *kwnames)
-
-/* `result` when the call went well, else the exception. Steals result. */
-static PyObject *finish(PyObject *module, PyObject *result, km_status status, km_error *err) {
-    if (status != KM_OK) {
-        Py_XDECREF(result);
-        return km_py_raise(ERRORS(module), err);
-    }
-    return result;
-}
+#include "wrap.h"
 
 static PyObject *from_interval(PyObject *module, const km_interval *ci, km_status status,
                                km_error *err) {
@@ -39,10 +22,6 @@ static PyObject *from_test(PyObject *module, const km_test *test, km_status stat
                               (long long)test->n, (long long)test->draws);
     }
     return finish(module, tuple, status, err);
-}
-
-static PyObject *from_double(PyObject *module, double value, km_status status, km_error *err) {
-    return finish(module, status == KM_OK ? PyFloat_FromDouble(value) : NULL, status, err);
 }
 
 /* An optional (N) int64 array of ids as long as `n`; NULL when absent. */
@@ -93,10 +72,6 @@ static bool arg_interval(km_args *in, km_interval_options *out) {
 static bool arg_pair(km_args *in, const char *first, const char *second, km_view *a, km_view *b) {
     return km_arg_view(in, first, KM_F64, "(N)", a) && km_arg_view(in, second, KM_F64, "(N)", b) &&
            km_args_same_length(in, first, a->n, second, b->n);
-}
-
-static km_ctx *context_of(PyObject *module) {
-    return km_py_default_ctx(KM_MODULE_STATE(module));
 }
 
 /* ---- intervals ---- */

@@ -208,10 +208,11 @@ done:
 
 /* ---- the t interval ---- */
 
-/* Residual sums of the clusters; then the sandwich with each divided by sqrt(1 - n_g / n), and the
+/* CR2 standard error of the mean of x and its degrees of freedom; `group` is dense. Residual sums
+ * of the clusters; then the sandwich with each divided by sqrt(1 - n_g / n), and the
  * degrees of freedom that match the first two moments of that variance for independent items. */
-km_status km__cr2(double *se, double *df, km_ctx *ctx, const double *x, int64_t n,
-                  const int64_t *group, int64_t n_groups, km_error *err) {
+static km_status cr2(double *se, double *df, km_ctx *ctx, const double *x, int64_t n,
+                     const int64_t *group, int64_t n_groups, km_error *err) {
     void *residuals_block = NULL, *sizes_block = NULL;
     km_status status = KM_OK;
     KM_GO(km_alloc_array(&residuals_block, ctx, n_groups, sizeof(double), err));
@@ -261,23 +262,23 @@ static km_status one_cluster_t(km_interval *out, const plan *p, const double *x,
     int64_t n_subjects = p->n_subjects[0];
     int64_t n_templates = p->n_templates[0];
     if (n_templates < 2) {
-        return km__cr2(&out->se, &out->df, p->ctx, x, p->n, p->subject, n_subjects, err);
+        return cr2(&out->se, &out->df, p->ctx, x, p->n, p->subject, n_subjects, err);
     }
     if (n_subjects < 2) {
-        return km__cr2(&out->se, &out->df, p->ctx, x, p->n, p->template_id, n_templates, err);
+        return cr2(&out->se, &out->df, p->ctx, x, p->n, p->template_id, n_templates, err);
     }
     double subject_se, template_se, cell_se, unused;
     int64_t *cells = NULL;
     int64_t n_cells = 0;
     km_status status = KM_OK;
-    KM_GO(km__cr2(&subject_se, &unused, p->ctx, x, p->n, p->subject, n_subjects, err));
-    KM_GO(km__cr2(&template_se, &unused, p->ctx, x, p->n, p->template_id, n_templates, err));
+    KM_GO(cr2(&subject_se, &unused, p->ctx, x, p->n, p->subject, n_subjects, err));
+    KM_GO(cr2(&template_se, &unused, p->ctx, x, p->n, p->template_id, n_templates, err));
     KM_GO(new_ids(&cells, p->ctx, p->n, err));
     for (int64_t i = 0; i < p->n; i++) {
         cells[i] = p->subject[i] * n_templates + p->template_id[i];
     }
     KM_GO(km__dense_ids(cells, &n_cells, p->ctx, cells, p->n, err));
-    KM_GO(km__cr2(&cell_se, &unused, p->ctx, x, p->n, cells, n_cells, err));
+    KM_GO(cr2(&cell_se, &unused, p->ctx, x, p->n, cells, n_cells, err));
     double variance = subject_se * subject_se + template_se * template_se - cell_se * cell_se;
     out->se = fmax(sqrt(fmax(variance, 0)), fmax(subject_se, template_se));
     out->df = (double)((n_subjects < n_templates ? n_subjects : n_templates) - 1);
@@ -293,7 +294,7 @@ static km_status t_interval(km_interval *out, const plan *p, const double *x,
     } else if (options->macro) {
         KM_TRY(macro_t(out, p, err));
     } else {
-        KM_TRY(km__cr2(&out->se, &out->df, p->ctx, x, p->n, p->cluster, p->n_clusters, err));
+        KM_TRY(cr2(&out->se, &out->df, p->ctx, x, p->n, p->cluster, p->n_clusters, err));
     }
     double half = out->se * -km_stats_t_quantile((1 - options->confidence) / 2, out->df);
     out->low = out->estimate - half;

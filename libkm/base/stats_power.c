@@ -49,6 +49,31 @@ static double items_for(double p1, double p2, const design *z) {
     return root * root / ((p1 - p2) * (p1 - p2));
 }
 
+static double items_above(double rise, double baseline, const design *z) {
+    return items_for(baseline, baseline + rise, z);
+}
+
+typedef double (*needed_fn)(double difference, double fixed, const design *z);
+
+/* The smallest difference up to `high` that n units show; NaN when not even `high` is shown. What
+ * is needed falls as the difference grows, so halving finds it. */
+static double smallest_shown(needed_fn needed, double fixed, double high, double n,
+                             const design *z) {
+    double low = 0;
+    if (!(high > 0) || needed(high, fixed, z) > n) {
+        return NAN;
+    }
+    for (int i = 0; i < 100; i++) {
+        double middle = (low + high) / 2;
+        if (needed(middle, fixed, z) > n) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return high;
+}
+
 km_status km_stats_pairs_needed(double *out, double difference, double discordance, double alpha,
                                 double power, double design_effect, km_error *err) {
     design z;
@@ -69,21 +94,7 @@ km_status km_stats_power_paired(double *out, double n, double discordance, doubl
     KM_TRY(make_design(&z, alpha, power, design_effect, err));
     KM_TRY(check_probability(discordance, "discordance", err));
     KM_TRY(check_size(n, err));
-    double pairs = n / design_effect;
-    double low = 0, high = discordance;
-    if (!(discordance > 0) || pairs_for(high, discordance, &z) > pairs) {
-        *out = NAN;
-        return KM_OK;
-    }
-    for (int i = 0; i < 100; i++) { /* the number of pairs falls as the difference grows */
-        double middle = (low + high) / 2;
-        if (pairs_for(middle, discordance, &z) > pairs) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    *out = high;
+    *out = smallest_shown(pairs_for, discordance, discordance, n / design_effect, &z);
     return KM_OK;
 }
 
@@ -106,20 +117,6 @@ km_status km_stats_power_two_proportions(double *out, double n, double baseline,
     KM_TRY(make_design(&z, alpha, power, design_effect, err));
     KM_TRY(check_probability(baseline, "baseline", err));
     KM_TRY(check_size(n, err));
-    double items = n / design_effect;
-    double low = 0, high = 1 - baseline;
-    if (!(baseline < 1) || items_for(baseline, 1, &z) > items) {
-        *out = NAN;
-        return KM_OK;
-    }
-    for (int i = 0; i < 100; i++) {
-        double middle = (low + high) / 2;
-        if (items_for(baseline, baseline + middle, &z) > items) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    *out = high;
+    *out = smallest_shown(items_above, baseline, 1 - baseline, n / design_effect, &z);
     return KM_OK;
 }

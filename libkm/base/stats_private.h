@@ -35,8 +35,4 @@ KM_NODISCARD km_status km__local_ids(int64_t *out, int64_t *sizes, int64_t n_gro
                                      const int64_t *group, const int64_t *ids, int64_t n,
                                      km_error *err);
 
-/* CR2 standard error of the mean of x and its degrees of freedom; group is dense. */
-KM_NODISCARD km_status km__cr2(double *se, double *df, km_ctx *ctx, const double *x, int64_t n,
-                               const int64_t *group, int64_t n_groups, km_error *err);
-
 #endif

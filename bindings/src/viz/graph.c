@@ -224,12 +224,11 @@ static PyObject *draw(PyObject *object, km_format format, km_theme theme, double
     km_status status = KM_OK;
     PyObject *result = NULL;
     Py_BEGIN_ALLOW_THREADS /* drawing takes milliseconds, and may wait for another thread's */
-        status =
-            km_graph_render(&picture, ((graph_object *)object)->graph, format, theme, scale, &err);
-    Py_END_ALLOW_THREADS if (status == KM_OK) {
+    status = km_graph_render(&picture, ((graph_object *)object)->graph, format, theme, scale, &err);
+    Py_END_ALLOW_THREADS
+    if (status == KM_OK) {
         result = PyBytes_FromStringAndSize(picture.bytes, (Py_ssize_t)picture.size);
-    }
-    else {
+    } else {
         km_py_raise(&state_of(object)->errors, &err);
     }
     km_picture_clear(&picture);
