@@ -55,8 +55,7 @@ def acknowledged(process: subprocess.Popen[str], seconds: float) -> list[list[st
     assert ready, "the writer never began"
     time.sleep(seconds)
     os.kill(process.pid, signal.SIGKILL)
-    text = process.stdout.read()
-    process.wait()
+    text, _ = process.communicate()
     lines = text.split("\n")
     return [line.split() for line in lines[:-1]]  # what follows the last newline may be cut
 
