@@ -106,9 +106,13 @@ static km_status run_model(lens_run *run, const int32_t *ids, int64_t n, km_erro
     for (int64_t i = 0; i < n; i++) {
         parent[i] = i - 1;
     }
-    km_forward_request request = {
-        {ids, parent, n}, &last, 1, &last, 1, see_layer, run,
-    };
+    km_forward_request request = {.tree = {ids, parent, n},
+                                  .rows = &last,
+                                  .n_rows = 1,
+                                  .lens_rows = &last,
+                                  .n_lens_rows = 1,
+                                  .on_logits = see_layer,
+                                  .payload = run};
     KM_GO(km_model_forward(run->model, &request, err));
 done:
     km_free(ctx, parent);

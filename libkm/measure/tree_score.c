@@ -254,6 +254,22 @@ static km_status see_row(void *payload, int64_t index, int32_t layer, const floa
     return KM_OK;
 }
 
+/* Whether a flag of one of the row's items is set in every layer above `layer`. */
+static bool lens_open(void *payload, int64_t index, int32_t layer) {
+    const token_forest *f = payload;
+    for (int64_t i = int64_at(&f->lens_items, index); i != NONE; i = item_at(f, i)->lens_next) {
+        const unsigned char *flags = (const unsigned char *)f->flags.items;
+        unsigned char common = FLAG_LEADS | FLAG_ARGMAX;
+        for (int32_t above = f->engine->n_layers; above > layer; above--) {
+            common &= flags[item_at(f, i)->lens_flags + above];
+        }
+        if (common != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* First layer from which `flag` is set without a gap up to the output; NONE when not set there. */
 static int32_t first_lasting_layer(const unsigned char *flags, int32_t n_layers,
                                    unsigned char flag) {
@@ -309,6 +325,7 @@ static km_status run_pass(token_forest *f, km_error *err) {
         .n_lens_rows = f->lens_rows.n,
         .on_logits = see_row,
         .payload = f,
+        .lens_open = lens_open,
     };
     KM_TRY(f->engine->forward(f->engine->self, &request, err));
     for (int64_t i = 0; i < f->items.n; i++) {

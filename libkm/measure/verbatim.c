@@ -95,13 +95,11 @@ static km_status run_pass(verbatim_pass *pass, km_table *table, const int32_t *i
                           const int64_t *offsets, int64_t begin, int64_t end, km_error *err) {
     lay_out(pass, ids, offsets, begin, end);
     km_forward_request request = {
-        {ids + offsets[begin], pass->parent, offsets[end] - offsets[begin]},
-        pass->rows,
-        pass->n_rows,
-        NULL,
-        0,
-        see_row,
-        pass,
+        .tree = {ids + offsets[begin], pass->parent, offsets[end] - offsets[begin]},
+        .rows = pass->rows,
+        .n_rows = pass->n_rows,
+        .on_logits = see_row,
+        .payload = pass,
     };
     if (pass->n_rows > 0) {
         KM_TRY(km_model_forward(pass->model, &request, err));

@@ -264,7 +264,6 @@ static km_status run_layer(const km__pass *pass, int32_t layer, km_error *err) {
 static km_status run_pass(const km__pass *pass, km_error *err) {
     const km_model *model = pass->model;
     const km_config *config = &model->config;
-    const km_forward_request *request = pass->request;
     const rows all = {pass->work.x, pass->plan.tree->n, NULL};
     const layer_work first = {
         .pass = pass, .rows = &all, .gain = model->weights.layers[0].attn_norm};
@@ -277,12 +276,11 @@ static km_status run_pass(const km__pass *pass, km_error *err) {
     for (int32_t layer = 0; layer < config->n_layers; layer++) {
         const bool last = layer == config->n_layers - 1;
         KM_TRY(run_layer(pass, layer, err));
-        KM_TRY(km__logits(pass, last ? pass->work.picked : pass->work.x,
-                          last ? pass->plan.row_of : NULL, request->lens_rows, request->n_lens_rows,
-                          layer, err));
+        km__lens_keep(pass, last ? pass->work.picked : pass->work.x,
+                      last ? pass->plan.row_of : NULL, layer);
     }
-    return km__logits(pass, pass->work.picked, pass->plan.row_of, request->rows, request->n_rows,
-                      config->n_layers, err);
+    KM_TRY(km__logits_output(pass, err));
+    return km__logits_lens(pass, err);
 }
 
 km_status km_model_forward(const km_model *model, const km_forward_request *request,

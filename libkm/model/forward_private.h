@@ -55,6 +55,7 @@ typedef struct km__workspace {
     float *k, *v;     /* (T, K*Dh) */
     float *gate, *up; /* (mlp_rows, F) */
     float *picked;    /* (n_needed, D) residual stream of the needed rows in the last layer */
+    float *lens;      /* (L, n_lens_rows, D) residual stream after each block */
     float *normed;    /* (logits_rows, D) */
     float *logits;    /* (logits_rows, V) */
     float *attention; /* (workers, attention_floats) */
@@ -83,11 +84,16 @@ KM_NODISCARD km_status km__attention(const km__pass *pass, const km__run *runs, 
 /* Scratch floats one worker needs. */
 int64_t km__attention_floats(const km_config *config, int32_t n_positions);
 
-/* logits.c: final norm and unembedding of x[row_of(rows[i])], shown to the request's visitor.
- * row_of NULL: x has a row a node. */
-KM_NODISCARD km_status km__logits(const km__pass *pass, const float *x, const int64_t *row_of,
-                                  const int64_t *rows, int64_t n_rows, int32_t layer,
-                                  km_error *err);
+/* ---- logits.c ---- */
+
+/* Final norm and unembedding of the request's rows, read from the needed rows in `picked`, shown to
+ * its visitor. */
+KM_NODISCARD km_status km__logits_output(const km__pass *pass, km_error *err);
+/* Keep the residual stream of the lens rows after block `layer`: x[row_of(node)], or x[node] when
+ * row_of is NULL. */
+void km__lens_keep(const km__pass *pass, const float *x, const int64_t *row_of, int32_t layer);
+/* The same as km__logits_output for the kept rows, from the last layer down. */
+KM_NODISCARD km_status km__logits_lens(const km__pass *pass, km_error *err);
 /* Rows of logits computed together when n are wanted. */
 int64_t km__logits_rows(int64_t n_rows, int64_t vocab);
 

@@ -1,6 +1,7 @@
 /* logits.c: from the residual stream to logits, block of rows by block of rows, and what is read
  * off one row. No more than one block of (rows, V) exists at a time. */
 #include <math.h>
+#include <string.h>
 
 #include "model/forward_private.h"
 
@@ -9,45 +10,66 @@
 #define LEAST_ROWS 32
 #define MOST_ROWS 256
 
-typedef struct logits_work {
-    const km__pass *pass;
-    const float *x;        /* (., D) */
-    const int64_t *row_of; /* node -> row of x, or NULL */
-    const int64_t *rows;   /* nodes of this block */
-    int64_t first;         /* index of rows[0] in the request */
+/* With few rows left open, layers are computed together up to this many: fewer make the product
+ * wait for memory, more compute what nobody asks for. */
+#define LENS_ROWS 32
+
+/* One row of a block: where it comes from and how its visitor knows it. */
+typedef struct logits_row {
+    const float *x; /* (D) residual stream */
+    int64_t node, index;
     int32_t layer;
-} logits_work;
+} logits_row;
+
+typedef struct logits_block {
+    const km__pass *pass;
+    int64_t n;
+    logits_row rows[MOST_ROWS];
+} logits_block;
 
 static km_status norm_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
     (void)worker;
     (void)err;
-    const logits_work *work = payload;
-    const km_model *model = work->pass->model;
+    const logits_block *block = payload;
+    const km_model *model = block->pass->model;
     const int64_t width = model->config.d_model;
     for (int64_t i = begin; i < end; i++) {
-        int64_t row = work->row_of == NULL ? work->rows[i] : work->row_of[work->rows[i]];
-        work->pass->kernels->rms_norm(work->pass->work.normed + i * width, work->x + row * width,
-                                      model->weights.final_norm, model->config.norm_offset,
-                                      model->config.norm_eps, width);
+        block->pass->kernels->rms_norm(block->pass->work.normed + i * width, block->rows[i].x,
+                                       model->weights.final_norm, model->config.norm_offset,
+                                       model->config.norm_eps, width);
     }
     return KM_OK;
 }
 
 static km_status visit_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
     (void)worker;
-    const logits_work *work = payload;
-    const km_forward_request *request = work->pass->request;
-    const int64_t vocab = work->pass->model->config.vocab_size;
+    const logits_block *block = payload;
+    const km__pass *pass = block->pass;
+    const int64_t vocab = pass->model->config.vocab_size;
     for (int64_t i = begin; i < end; i++) {
-        const float *logits = work->pass->work.logits + i * vocab;
-        if (!work->pass->kernels->all_finite(logits, vocab)) {
-            return KM_SET(
-                err, KM_ENUMERIC, "layer %d: logits of token %lld (position %d) are not finite",
-                work->layer, (long long)work->rows[i], work->pass->plan.depth[work->rows[i]]);
+        const float *logits = pass->work.logits + i * vocab;
+        const logits_row *row = &block->rows[i];
+        if (!pass->kernels->all_finite(logits, vocab)) {
+            return KM_SET(err, KM_ENUMERIC,
+                          "layer %d: logits of token %lld (position %d) are not finite", row->layer,
+                          (long long)row->node, pass->plan.depth[row->node]);
         }
-        KM_TRY(
-            request->on_logits(request->payload, work->first + i, work->layer, logits, vocab, err));
+        KM_TRY(pass->request->on_logits(pass->request->payload, row->index, row->layer, logits,
+                                        vocab, err));
     }
+    return KM_OK;
+}
+
+/* Compute the rows of a block, show them and empty it. */
+static km_status show(logits_block *block, km_error *err) {
+    const km_model *model = block->pass->model;
+    const km__workspace *work = &block->pass->work;
+    const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
+    KM_TRY(km_parallel_for(model->ctx, block->n, 16, norm_range, block, err));
+    KM_TRY(km_gemm_nt(model->ctx, work->logits, vocab, work->normed, width, model->weights.unembed,
+                      width, block->n, vocab, width, err));
+    KM_TRY(km_parallel_for(model->ctx, block->n, 1, visit_range, block, err));
+    block->n = 0;
     return KM_OK;
 }
 
@@ -61,20 +83,83 @@ int64_t km__logits_rows(int64_t n_rows, int64_t vocab) {
     return (n_rows + n_blocks - 1) / n_blocks;
 }
 
-km_status km__logits(const km__pass *pass, const float *x, const int64_t *row_of,
-                     const int64_t *rows, int64_t n_rows, int32_t layer, km_error *err) {
-    const km_model *model = pass->model;
-    const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
-    const int64_t block = km__logits_rows(n_rows, vocab);
-    for (int64_t first = 0; first < n_rows; first += block) {
-        int64_t n = n_rows - first < block ? n_rows - first : block;
-        logits_work work = {pass, x, row_of, rows + first, first, layer};
-        KM_TRY(km_parallel_for(model->ctx, n, 16, norm_range, &work, err));
-        KM_TRY(km_gemm_nt(model->ctx, pass->work.logits, vocab, pass->work.normed, width,
-                          model->weights.unembed, width, n, vocab, width, err));
-        KM_TRY(km_parallel_for(model->ctx, n, 1, visit_range, &work, err));
+km_status km__logits_output(const km__pass *pass, km_error *err) {
+    const km_forward_request *request = pass->request;
+    const int64_t width = pass->model->config.d_model;
+    const int64_t size = km__logits_rows(request->n_rows, pass->model->config.vocab_size);
+    logits_block block = {.pass = pass};
+    for (int64_t i = 0; i < request->n_rows; i++) {
+        const int64_t node = request->rows[i];
+        block.rows[block.n++] = (logits_row){pass->work.picked + pass->plan.row_of[node] * width,
+                                             node, i, pass->model->config.n_layers};
+        if (block.n == size || i == request->n_rows - 1) {
+            KM_TRY(show(&block, err));
+        }
     }
     return KM_OK;
+}
+
+static float *lens_row(const km__pass *pass, int32_t layer, int64_t index) {
+    return pass->work.lens +
+           (layer * pass->request->n_lens_rows + index) * pass->model->config.d_model;
+}
+
+void km__lens_keep(const km__pass *pass, const float *x, const int64_t *row_of, int32_t layer) {
+    const int64_t width = pass->model->config.d_model;
+    for (int64_t i = 0; i < pass->request->n_lens_rows; i++) {
+        const int64_t node = pass->request->lens_rows[i];
+        const int64_t row = row_of == NULL ? node : row_of[node];
+        memcpy(lens_row(pass, layer, i), x + row * width, (size_t)width * sizeof(float));
+    }
+}
+
+/* Leave in `open` (n) the rows that still want `layer`; returns how many. */
+static int64_t keep_open(int64_t *open, int64_t n, const km_forward_request *request,
+                         int32_t layer) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (request->lens_open == NULL || request->lens_open(request->payload, open[i], layer)) {
+            open[kept++] = open[i];
+        }
+    }
+    return kept;
+}
+
+/* Whole layers go into a block together, until it has LENS_ROWS rows or, when every layer is wanted
+ * anyway, until it is full. Which rows are open is asked again after each block. */
+static km_status show_lens(int64_t *open, logits_block *block, km_error *err) {
+    const km__pass *pass = block->pass;
+    const km_forward_request *request = pass->request;
+    const int64_t size = pass->work.logits_rows;
+    const int64_t enough = request->lens_open == NULL || size < LENS_ROWS ? size : LENS_ROWS;
+    int64_t n_open = request->n_lens_rows;
+    for (int32_t layer = pass->model->config.n_layers - 1; layer >= 0; layer--) {
+        n_open = block->n == 0 ? keep_open(open, n_open, request, layer) : n_open;
+        for (int64_t i = 0; i < n_open; i++) {
+            block->rows[block->n++] = (logits_row){lens_row(pass, layer, open[i]),
+                                                   request->lens_rows[open[i]], open[i], layer};
+            if (block->n == size) {
+                KM_TRY(show(block, err));
+            }
+        }
+        if (block->n >= enough) {
+            KM_TRY(show(block, err));
+        }
+    }
+    return block->n > 0 ? show(block, err) : KM_OK;
+}
+
+km_status km__logits_lens(const km__pass *pass, km_error *err) {
+    const int64_t n = pass->request->n_lens_rows;
+    logits_block block = {.pass = pass};
+    int64_t *open = NULL;
+    KM_TRY(km_alloc_array((void **)&open, pass->model->ctx, n, sizeof *open, err));
+    for (int64_t i = 0; i < n; i++) {
+        open[i] = i;
+    }
+    km_status status = show_lens(open, &block, err);
+    km_free(pass->model->ctx, open);
+    return status;
 }
 
 double km_logits_logsumexp(const km_model *model, const float *x, int64_t n) {

@@ -65,8 +65,9 @@ km_status km__workspace_init(km__workspace *work, const km__plan *plan, const km
     const double angles = (double)plan->n_positions * config->head_dim / 2;
     memset(work, 0, sizeof *work);
     work->mlp_rows = choose_mlp_rows(plan->tree->n);
-    work->logits_rows =
-        km__logits_rows(larger(request->n_rows, request->n_lens_rows), config->vocab_size);
+    const int64_t n_lens = request->n_lens_rows * config->n_layers;
+    work->logits_rows = larger(km__logits_rows(request->n_rows, config->vocab_size),
+                               km__logits_rows(n_lens, config->vocab_size));
     work->attention_floats = km__attention_floats(config, plan->n_positions);
     const part parts[] = {
         {&work->x, n * width},
@@ -77,6 +78,7 @@ km_status km__workspace_init(km__workspace *work, const km__plan *plan, const km
         {&work->gate, (double)work->mlp_rows * config->d_ffn},
         {&work->up, (double)work->mlp_rows * config->d_ffn},
         {&work->picked, (double)plan->n_needed * width},
+        {&work->lens, (double)n_lens * width},
         {&work->normed, (double)work->logits_rows * width},
         {&work->logits, (double)work->logits_rows * config->vocab_size},
         {&work->attention, (double)work->attention_floats * km_ctx_threads(model->ctx)},

@@ -82,7 +82,13 @@ static void run_all(seen *s, const km_model *model, const forest *f) {
     for (int64_t i = 0; i < f->n; i++) {
         rows[i] = i;
     }
-    km_forward_request request = {{f->ids, f->parent, f->n}, rows, f->n, rows, f->n, look, s};
+    km_forward_request request = {.tree = {f->ids, f->parent, f->n},
+                                  .rows = rows,
+                                  .n_rows = f->n,
+                                  .lens_rows = rows,
+                                  .n_lens_rows = f->n,
+                                  .on_logits = look,
+                                  .payload = s};
     km_error err = KM_ERROR_INIT;
     seen_init(s, &model->config, f->n);
     km_status status = km_model_forward(model, &request, &err);
@@ -260,7 +266,13 @@ static void test_rows_are_what_was_asked(void **state) {
     make_random_forest(&f, 150, 8, c->vocab_size);
     run_all(&all, &model.model, &f);
     seen_init(&some, c, 4);
-    km_forward_request request = {{f.ids, f.parent, f.n}, rows, 4, lens_rows, 2, look, &some};
+    km_forward_request request = {.tree = {f.ids, f.parent, f.n},
+                                  .rows = rows,
+                                  .n_rows = 4,
+                                  .lens_rows = lens_rows,
+                                  .n_lens_rows = 2,
+                                  .on_logits = look,
+                                  .payload = &some};
     assert_int_equal(km_model_forward(&model.model, &request, NULL), KM_OK);
     for (int64_t layer = 0; layer <= c->n_layers; layer++) {
         for (int64_t i = 0; i < 4; i++) {
@@ -276,6 +288,56 @@ static void test_rows_are_what_was_asked(void **state) {
             }
         }
     }
+    seen_clear(&all);
+    seen_clear(&some);
+    synthetic_clear(&model);
+    km_ctx_free(ctx);
+}
+
+/* Row i wants layers i % 5 and above; whoever asks must have shown what is above. */
+static bool open_until(void *payload, int64_t index, int32_t layer) {
+    const seen *s = payload;
+    for (int64_t above = layer + 1; above < 5 && above >= index % 5; above++) {
+        assert_int_equal(s->count[above * s->n + index], 1);
+    }
+    return layer >= index % 5;
+}
+
+/* A row may be shown below the layer where it closes (layers are computed together), never below
+ * the next question. What is shown is what the full lens shows. */
+static void test_lens_rows_close(void **state) {
+    (void)state;
+    enum { N_ROWS = 40 };
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic model;
+    forest f;
+    seen all, some;
+    int64_t rows[N_ROWS], n_shown = 0;
+    synthetic_init(&model, ctx, gemma_config());
+    const km_config *c = &model.model.config;
+    make_random_forest(&f, N_ROWS, 8, c->vocab_size);
+    for (int64_t i = 0; i < N_ROWS; i++) {
+        rows[i] = N_ROWS - 1 - i;
+    }
+    run_all(&all, &model.model, &f);
+    seen_init(&some, c, N_ROWS);
+    km_forward_request request = {.tree = {f.ids, f.parent, f.n},
+                                  .lens_rows = rows,
+                                  .n_lens_rows = N_ROWS,
+                                  .on_logits = look,
+                                  .payload = &some,
+                                  .lens_open = open_until};
+    assert_int_equal(km_model_forward(&model.model, &request, NULL), KM_OK);
+    for (int64_t cell = 0; cell < c->n_layers * N_ROWS; cell++) {
+        const int64_t layer = cell / N_ROWS, i = cell % N_ROWS;
+        const float *expected = all.logits + (layer * f.n + rows[i]) * c->vocab_size;
+        assert_int_equal(some.count[cell], some.count[cell] != 0 || layer >= i % 5);
+        n_shown += some.count[cell];
+        for (int64_t j = 0; some.count[cell] == 1 && j < c->vocab_size; j++) {
+            assert_true(fabsf(some.logits[cell * c->vocab_size + j] - expected[j]) < 1e-4f);
+        }
+    }
+    assert_true(n_shown < c->n_layers * N_ROWS);
     seen_clear(&all);
     seen_clear(&some);
     synthetic_clear(&model);
@@ -425,7 +487,7 @@ static void test_callback_and_cancellation_stop_the_pass(void **state) {
     km_error err = KM_ERROR_INIT;
     assert_int_equal(km_model_forward(&model.model, &request, &err), KM_ECALLBACK);
     assert_true(calls >= 1);
-    /* Cancelled while the lens of the first layer is shown: the output is never reached. */
+    /* Cancelled while the output is shown: the lens is never reached. */
     request.lens_rows = rows;
     request.n_lens_rows = 4;
     request.on_logits = cancel;
@@ -501,6 +563,7 @@ int main(void) {
         cmocka_unit_test(test_same_bits_for_any_thread_count),
         cmocka_unit_test(test_a_tree_is_its_sequences),
         cmocka_unit_test(test_rows_are_what_was_asked),
+        cmocka_unit_test(test_lens_rows_close),
         cmocka_unit_test(test_log_probabilities_of_a_sequence),
         cmocka_unit_test(test_bad_requests_are_refused),
         cmocka_unit_test(test_nan_is_an_error_that_says_where),

@@ -84,6 +84,11 @@ typedef struct km_tree {
 typedef km_status (*km_logits_fn)(void *payload, int64_t index, int32_t layer, const float *logits,
                                   int64_t vocab, km_error *err);
 
+/* Whether layer `layer` and those below it are still wanted of lens_rows[index]. Asked on the
+ * calling thread, after every logits row above `layer` that was wanted has been seen; once it says
+ * no, that row is shown no more. */
+typedef bool (*km_lens_open_fn)(void *payload, int64_t index, int32_t layer);
+
 typedef struct km_forward_request {
     km_tree tree;
     const int64_t *rows; /* nodes whose output logits are wanted */
@@ -92,10 +97,13 @@ typedef struct km_forward_request {
     int64_t n_lens_rows;
     km_logits_fn on_logits;
     void *payload;
+    km_lens_open_fn lens_open; /* NULL: every layer is wanted */
 } km_forward_request;
 
-/* Run the model once over the tree. Same bits for any thread count. Errors: KM_EINVAL, KM_ERANGE
- * (id or context length), KM_ENOMEM, KM_ENUMERIC (non-finite logits, with layer), KM_ECANCELLED. */
+/* Run the model once over the tree, show the output's rows, then the lens from the last layer down
+ * (n_lens_rows * L * D floats are held until then). Same bits for any thread count. Errors:
+ * KM_EINVAL, KM_ERANGE (id or context length), KM_ENOMEM, KM_ENUMERIC (non-finite logits, with
+ * layer), KM_ECANCELLED. */
 KM_API KM_NODISCARD km_status km_model_forward(const km_model *model,
                                                const km_forward_request *request, km_error *err);
 
