@@ -72,19 +72,18 @@ def _misleads(row: Mapping[str, Any]) -> bool:
 
 
 def _table(
-    heads: Sequence[str], rows: Iterable[Mapping[str, Any]], cells: Callable[..., Sequence[Any]]
+    heads: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    cells: Callable[[Mapping[str, Any]], Sequence[Any]],
+    mark: Callable[[Mapping[str, Any]], bool] = lambda _: False,
 ) -> dict[str, Any]:
-    """A table of the page; a star and a colour mark the rows above every baseline."""
+    """A table of the page; a star and a colour mark some rows."""
     return {
         "heads": ["relation", "n", *heads],
         "rows": [
             {
-                "cells": [
-                    f"{row['relation']}{' *' if clears_baselines(row) else ''}",
-                    row["n"],
-                    *cells(row),
-                ],
-                "above": clears_baselines(row),
+                "cells": [f"{row['relation']}{' *' * mark(row)}", row["n"], *cells(row)],
+                "marked": mark(row),
             }
             for row in rows
         ],
@@ -99,8 +98,9 @@ def _recall_table(rows: Iterable[Mapping[str, Any]], level: str) -> dict[str, An
             share(row["recall"]),
             _interval(row),
             *(share(row[name]) for name, _ in BASELINES),
-            f"{share(row['top1'])}{' †' if _misleads(row) else ''}",
+            f"{share(row['top1'])}{' †' * _misleads(row)}",
         ],
+        clears_baselines,
     )
 
 
