@@ -44,16 +44,20 @@ KM_API KM_NODISCARD km_status km_kb_open(km_kb **out, km_ctx *ctx, const char *p
 /* Close; a transaction that was not committed is rolled back. */
 KM_API void km_kb_close(km_kb *kb);
 
-/* The path as given, and a warning about the file system or "" (borrowed). */
+/* The path as given. Borrowed. */
 KM_API const char *km_kb_path(const km_kb *kb);
+/* What may go wrong on this file system, or "". Borrowed. */
 KM_API const char *km_kb_warning(const km_kb *kb);
+/* Whether writing is refused, as asked for when opening. */
 KM_API bool km_kb_read_only(const km_kb *kb);
 
 /* ---- transactions: group calls so that all of them happen or none; may be nested ---- */
 
+/* Begin; the outermost one takes the write lock. KM_ESTATE when another process keeps it. */
 KM_API KM_NODISCARD km_status km_kb_begin(km_kb *kb, km_error *err);
 /* KM_ESTATE without km_kb_begin. A failed commit is rolled back. */
 KM_API KM_NODISCARD km_status km_kb_commit(km_kb *kb, km_error *err);
+/* Undo what was written since the matching km_kb_begin. No-op without one. */
 KM_API void km_kb_rollback(km_kb *kb);
 
 /* ---- records ---- */

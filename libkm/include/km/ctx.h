@@ -43,8 +43,11 @@ typedef struct km_ctx_options {
  * CPU variant this machine cannot run, KM_ENOMEM. */
 KM_API KM_NODISCARD km_status km_ctx_new(km_ctx **out, const km_ctx_options *options,
                                          km_error *err);
+/* Give the context back; NULL is a no-op. Models and tokenizers must be freed before it; tables and
+ * knowledge bases keep what they need of it. */
 KM_API void km_ctx_free(km_ctx *ctx);
 
+/* Threads that work is shared among, the calling one included. */
 KM_API int km_ctx_threads(const km_ctx *ctx);
 /* "v1" (baseline), "v3" (AVX2, FMA) or "v4" (AVX-512). */
 KM_API const char *km_ctx_cpu(const km_ctx *ctx);

@@ -126,8 +126,9 @@ KM_API KM_NODISCARD km_status km_score_influence_into(double *influence, const b
 KM_API KM_NODISCARD km_status km_score_rank_into(int64_t *rank, const double *logits,
                                                  const int32_t *gold, const bool *allowed,
                                                  int64_t n_rows, int64_t n_vocab, km_error *err);
-/* Share of ranks below k, and mean of 1 / (rank + 1). NaN when n = 0. */
+/* Share of ranks below k. NaN when n = 0. */
 KM_API double km_score_precision_at(const int64_t *rank, int64_t n, int64_t k);
+/* Mean of 1 / (rank + 1). NaN when n = 0. */
 KM_API double km_score_mean_reciprocal_rank(const int64_t *rank, int64_t n);
 /* Mean over groups of the groups' means of x (n): every relation weighs the same. */
 KM_API KM_NODISCARD km_status km_score_macro_mean(double *out, km_ctx *ctx, const double *x,

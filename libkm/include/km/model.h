@@ -53,15 +53,23 @@ KM_API KM_NODISCARD km_status km_model_load(km_model **out, km_ctx *ctx, const c
  * norm_offset is 1); the control every recall figure stands beside (docs/decisions). */
 KM_API KM_NODISCARD km_status km_model_random_like(km_model **out, const km_model *model,
                                                    uint64_t seed, km_error *err);
+/* One reference more; the model itself. */
 KM_API km_model *km_model_ref(km_model *model);
-KM_API void km_model_free(km_model *model); /* drops one reference */
+/* Drop one reference; the last one frees weights and file map. NULL is a no-op. */
+KM_API void km_model_free(km_model *model);
 
+/* What the file says of the architecture. Borrowed, as are the three after it. */
 KM_API const km_config *km_model_config(const km_model *model);
+/* The tokenizer that came with the weights. */
 KM_API const km_tokenizer *km_model_tokenizer(const km_model *model);
+/* The context the model was loaded in. */
 KM_API km_ctx *km_model_ctx(const km_model *model);
+/* The path as given to km_model_load; of the copied model for km_model_random_like. */
 KM_API const char *km_model_path(const km_model *model);
-KM_API int64_t km_model_parameters(const km_model *model);    /* number of weights */
-KM_API const char *km_model_precision(const km_model *model); /* commonest matrix type: "Q4_1" */
+/* Number of weights; shared ones (tied embeddings) count once. */
+KM_API int64_t km_model_parameters(const km_model *model);
+/* The commonest type of a matrix in the file, such as "Q4_1". Borrowed. */
+KM_API const char *km_model_precision(const km_model *model);
 /* SHA-256 (hex, 65 bytes with NUL) over the sorted configuration and each tensor's name, type,
  * shape and bytes. Computed in parallel on first need, then remembered by the model. */
 KM_API KM_NODISCARD km_status km_model_fingerprint(char out[65], const km_model *model,

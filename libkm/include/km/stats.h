@@ -16,6 +16,7 @@ extern "C" {
 
 /* ---- distributions ---- */
 
+/* P(Z <= x) of the standard normal distribution. */
 KM_API double km_stats_normal_cdf(double x);
 /* Inverse of the normal distribution function; -inf and inf at 0 and 1, NaN outside [0, 1]. */
 KM_API double km_stats_normal_quantile(double p);
@@ -23,6 +24,7 @@ KM_API double km_stats_normal_quantile(double p);
 KM_API double km_stats_beta_cdf(double x, double a, double b);
 /* Student's t with df > 0 (not necessarily whole) degrees of freedom. */
 KM_API double km_stats_t_cdf(double t, double df);
+/* Inverse of km_stats_t_cdf; -inf and inf at 0 and 1, NaN outside [0, 1]. */
 KM_API double km_stats_t_quantile(double p, double df);
 /* P(|T| >= |t|). */
 KM_API double km_stats_t_two_sided(double t, double df);
@@ -140,10 +142,11 @@ KM_API KM_NODISCARD km_status km_stats_permutation_two_sample(km_test *out, km_c
  * statistic: min(b, c). No discordant pair: p = 1. */
 KM_API KM_NODISCARD km_status km_stats_mcnemar(km_test *out, int64_t b, int64_t c, km_error *err);
 
-/* Adjusted p-values into out (n), in the order of p. Holm (1979) for confirmatory families,
- * Benjamini and Hochberg (1995) for exploratory ones. Errors: KM_ERANGE for p outside [0, 1]. */
+/* Adjusted p-values into out (n), in the order of p: Holm (1979), for confirmatory families.
+ * Errors: KM_ERANGE for p outside [0, 1]. */
 KM_API KM_NODISCARD km_status km_stats_holm(double *out, km_ctx *ctx, const double *p, int64_t n,
                                             km_error *err);
+/* The same by Benjamini and Hochberg (1995), for exploratory families. */
 KM_API KM_NODISCARD km_status km_stats_benjamini_hochberg(double *out, km_ctx *ctx, const double *p,
                                                           int64_t n, km_error *err);
 

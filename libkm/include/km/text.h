@@ -28,6 +28,7 @@ typedef struct km_tokens {
     km_ctx *ctx;
 } km_tokens;
 #define KM_TOKENS_INIT {NULL, 0, 0, NULL}
+/* Free the items and return to the empty state. */
 KM_API void km_tokens_clear(km_tokens *tokens);
 
 typedef enum km_bos { KM_BOS_MODEL = -1, KM_BOS_NEVER = 0, KM_BOS_ALWAYS = 1 } km_bos;
@@ -38,6 +39,7 @@ typedef struct km_encode_options {
 } km_encode_options;
 #define KM_ENCODE_OPTIONS_INIT {KM_BOS_MODEL, false}
 
+/* Free a tokenizer that no model owns. NULL is a no-op. */
 KM_API void km_tokenizer_free(km_tokenizer *tokenizer);
 
 /* Append the tokens of n bytes of text (any bytes) to *out. */
@@ -50,11 +52,16 @@ KM_API KM_NODISCARD km_status km_tokenizer_encode(km_tokens *out, const km_token
 KM_API KM_NODISCARD km_status km_tokenizer_decode(char **out, size_t *n_out,
                                                   const km_tokenizer *tokenizer, const int32_t *ids,
                                                   int64_t n, bool special, km_error *err);
+/* Free what km_tokenizer_decode gave; NULL is a no-op. */
 KM_API void km_text_free(const km_tokenizer *tokenizer, char *text);
 
+/* Ids go from 0 to this number - 1. */
 KM_API int64_t km_tokenizer_vocab_size(const km_tokenizer *tokenizer);
-KM_API int32_t km_tokenizer_bos(const km_tokenizer *tokenizer); /* -1: none */
-KM_API int32_t km_tokenizer_eos(const km_tokenizer *tokenizer); /* -1: none */
+/* The beginning-of-sequence token; -1: none. */
+KM_API int32_t km_tokenizer_bos(const km_tokenizer *tokenizer);
+/* The end-of-sequence token; -1: none. */
+KM_API int32_t km_tokenizer_eos(const km_tokenizer *tokenizer);
+/* Whether KM_BOS_MODEL begins with bos. */
 KM_API bool km_tokenizer_adds_bos(const km_tokenizer *tokenizer);
 /* The token's surface bytes (after undoing the byte alphabet or the blank mark); NULL for an id
  * outside the vocabulary. Borrowed. */

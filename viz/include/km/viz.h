@@ -181,6 +181,7 @@ typedef struct km_picture {
  * UTF-8, holds a control character or is longer than KM_GRAPH_MAX_TEXT; KM_ENOMEM. */
 KM_API KM_NODISCARD km_status km_graph_new(km_graph **out, km_ctx *ctx, km_layout layout,
                                            const km_graph_text *text, km_error *err);
+/* NULL is a no-op. */
 KM_API void km_graph_free(km_graph *graph);
 
 /* Add a node; *out (may be NULL) is its number, 0, 1, 2, ... Errors: KM_EINVAL (a string as above,
@@ -197,10 +198,13 @@ KM_API KM_NODISCARD km_status km_graph_add_edge(int64_t *out, km_graph *graph,
 KM_API KM_NODISCARD km_status km_graph_add_cluster(int64_t *out, km_graph *graph, const char *label,
                                                    km_error *err);
 
+/* Add an entry to the legend above the picture, in the order of the calls. Errors as for nodes. */
 KM_API KM_NODISCARD km_status km_graph_add_legend(km_graph *graph, const km_graph_legend *entry,
                                                   km_error *err);
 
+/* Nodes added so far. */
 KM_API int64_t km_graph_n_nodes(const km_graph *graph);
+/* Edges added so far. */
 KM_API int64_t km_graph_n_edges(const km_graph *graph);
 
 /* Lay out and draw. scale multiplies PNG resolution alone (1: 72 dots an inch). *out is cleared
@@ -211,20 +215,28 @@ KM_API int64_t km_graph_n_edges(const km_graph *graph);
 KM_API KM_NODISCARD km_status km_graph_render(km_picture *out, const km_graph *graph,
                                               km_format format, km_theme theme, double scale,
                                               km_error *err);
+/* Free the bytes; idempotent. */
 KM_API void km_picture_clear(km_picture *picture);
 
 /* Width in points of one line of text in the widest font the pictures name, so that a box of this
  * size never cuts its label. text is valid UTF-8 of n bytes. */
 KM_API double km_text_width(const char *text, size_t n, double font_size, bool bold);
 
-/* Index of a name in one of the enumerations above ("blue", "dashed", ...), or -1. */
+/* A km_layout by its name: fixed, down, right, spring or radial; -1 for any other. */
 KM_API int km_layout_from_name(const char *name);
+/* A km_shape: plain, box, round, ellipse, diamond, triangle, invtriangle, hexagon; or -1. */
 KM_API int km_shape_from_name(const char *name);
+/* A km_paint: the constant's end in small letters with hyphens, such as "pale-blue"; or -1. */
 KM_API int km_paint_from_name(const char *name);
+/* A km_align: centre, left, right; or -1. */
 KM_API int km_align_from_name(const char *name);
+/* A km_stroke: solid, dashed, dotted; or -1. */
 KM_API int km_stroke_from_name(const char *name);
+/* A km_route: line, across, down; or -1. */
 KM_API int km_route_from_name(const char *name);
+/* A km_format: svg, png, pdf, dot; or -1. */
 KM_API int km_format_from_name(const char *name);
+/* A km_theme: auto, light, dark; or -1. */
 KM_API int km_theme_from_name(const char *name);
 
 #ifdef __cplusplus
