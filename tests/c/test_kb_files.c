@@ -317,6 +317,31 @@ static void test_version_1_file(void **state) {
     km_kb_close(kb);
 }
 
+/* What a base says of itself; texts are stored once and can be found. */
+static void test_accessors_and_texts(void **state) {
+    fixture *f = *state;
+    km_error err = KM_ERROR_INIT;
+    static const char texts[] = "[{\"id\": \"t1\", \"body\": \"call me Ishmael\"}]";
+    km_kb *kb = open_kb(f);
+    int64_t n = -1;
+    km_test_ok(km_kb_put_texts(&n, kb, texts, strlen(texts), &err), &err);
+    assert_int_equal(n, 1);
+    km_test_ok(km_kb_put_texts(&n, kb, texts, strlen(texts), &err), &err);
+    assert_int_equal(n, 0);
+    assert_int_equal(hits(kb, "Ishmael", "text"), 1);
+    assert_false(km_kb_read_only(kb));
+    km_kb_close(kb);
+
+    const km_kb_options options = {.read_only = true};
+    km_test_ok(km_kb_open(&kb, f->ctx, f->path, &options, &err), &err);
+    assert_string_equal(km_kb_path(kb), f->path);
+    assert_non_null(km_kb_warning(kb)); /* says something on some file systems */
+    assert_true(km_kb_read_only(kb));
+    assert_int_equal(km_kb_put_texts(&n, kb, texts, strlen(texts), &err), KM_EIO);
+    assert_int_equal(err.os_errno, EROFS);
+    km_kb_close(kb);
+}
+
 /* How tests/golden_data/kb_v1.db was made: KM_MAKE_KB_V1=path test_kb_files. */
 static void make_version_1_file(const char *path) {
     km_error err = KM_ERROR_INIT;
@@ -345,7 +370,7 @@ int main(void) {
         KB_TEST(test_full_disk),      KB_TEST(test_read_only_folder),
         KB_TEST(test_fork),           KB_TEST(test_allocation_failures),
         KB_TEST(test_damaged_files),  KB_TEST(test_hostile_schema),
-        KB_TEST(test_version_1_file),
+        KB_TEST(test_version_1_file), KB_TEST(test_accessors_and_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

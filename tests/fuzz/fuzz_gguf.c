@@ -1,6 +1,6 @@
 /* fuzz_gguf.c: any bytes as a GGUF file: parse, read every key as every type, find and convert
  * every tensor, read the configuration. */
-#include "fuzz.h"
+#include "fuzz_tensor.h"
 
 #include "model/config_private.h"
 
@@ -36,20 +36,6 @@ static void read_key(const km_gguf *gguf, const char *key) {
     free(block);
 }
 
-static void read_tensor(const km_gguf *gguf, const km_tensor_info *info) {
-    if (km_gguf_find_tensor(gguf, info->name) != info) {
-        abort();
-    }
-    const km_dtype_traits *traits = km_dtype_get(info->dtype);
-    int64_t n = (int64_t)(info->nbytes / (size_t)traits->block_bytes) * traits->block_elements;
-    float *out = malloc((size_t)n * sizeof(float));
-    if (out == NULL) {
-        abort();
-    }
-    traits->to_f32(out, info->data, n);
-    free(out);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     km_ctx *ctx = fuzz_ctx();
     size_t base = fuzz_used.live;
@@ -62,7 +48,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             read_key(gguf, km_gguf_key(gguf, i));
         }
         for (int64_t i = 0; i < km_gguf_n_tensors(gguf); i++) {
-            read_tensor(gguf, km_gguf_tensor(gguf, i));
+            const km_tensor_info *info = km_gguf_tensor(gguf, i);
+            fuzz_tensor(info, km_gguf_find_tensor(gguf, info->name));
         }
         km_config config = {0};
         status = km__config_from_gguf(&config, gguf, &err);
