@@ -10,23 +10,23 @@
 /* Row-major float32 matrices (out_features, in_features), norm gains (D) or (Dh). NULL where the
  * architecture has none. Pointers go into km_weights.storage, or straight into the map for F32. */
 typedef struct km_layer_weights {
-    const float *attn_norm;      /* (D) */
-    const float *wq, *wk, *wv;   /* (H*Dh, D), (K*Dh, D), (K*Dh, D) */
+    const float *attn_norm;       /* (D) */
+    const float *wq, *wk, *wv;    /* (H*Dh, D), (K*Dh, D), (K*Dh, D) */
     const float *q_norm, *k_norm; /* (Dh) with qk_norm */
-    const float *wo;             /* (D, H*Dh) */
-    const float *attn_post_norm; /* (D) with post_norms */
-    const float *ffn_norm;       /* (D) */
-    const float *w_gate, *w_up;  /* (F, D) */
-    const float *w_down;         /* (D, F) */
-    const float *ffn_post_norm;  /* (D) with post_norms */
+    const float *wo;              /* (D, H*Dh) */
+    const float *attn_post_norm;  /* (D) with post_norms */
+    const float *ffn_norm;        /* (D) */
+    const float *w_gate, *w_up;   /* (F, D) */
+    const float *w_down;          /* (D, F) */
+    const float *ffn_post_norm;   /* (D) with post_norms */
 } km_layer_weights;
 
 typedef struct km_weights {
-    const float *embed;      /* (V, D) */
-    const float *final_norm; /* (D) */
-    const float *unembed;    /* (V, D); equals embed when tied */
+    const float *embed;       /* (V, D) */
+    const float *final_norm;  /* (D) */
+    const float *unembed;     /* (V, D); equals embed when tied */
     km_layer_weights *layers; /* (L) */
-    float *storage;          /* owned block all converted tensors live in */
+    float *storage;           /* owned block all converted tensors live in */
 } km_weights;
 
 struct km_model {
