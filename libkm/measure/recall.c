@@ -1,8 +1,8 @@
 /* km_memorization_run: whole-answer recall of one relation.
  *
- * Work goes in two steps: every distinct answer under each template's prompt without its subject,
- * then every case (fact x template) in windows, template by template so that facts share the
- * template's beginning. Within a window the continuations are packed into passes of at most
+ * First come the distinct answers under each template's prompt without its subject, then every case
+ * (fact x template) in windows, template by template so that facts share the template's beginning.
+ * Within a window the continuations are packed into passes of at most
  * batch_tokens distinct tokens (tree_score.h); rows are written when a window is done. */
 #include "recall.h"
 
@@ -51,20 +51,16 @@ static km__continuation continuation(const km__recall_prompt *prompt, const km__
                               .argmax_layer = -1};
 }
 
-/* Every pool text under one template without its subject. */
-static km_status score_subjectless(recall_run *run, recall_window *window, int t, km_error *err) {
+/* Every pool text under each template without its subject: items (n_templates, n_pool). */
+static km_status prepare_subjectless(recall_run *run, recall_window *window, km_error *err) {
     km__recall_plan *plan = &run->plan;
-    km__recall_prompt prompt;
-    km_arena_reset(window->arena);
-    KM_TRY(window_alloc(window, 0, plan->n_pool, err));
-    KM_TRY(km__recall_prompt_make(&prompt, window->arena, plan, plan->relation->templates[t],
-                                  plan->relation->subjectless, err));
-    for (int64_t i = 0; i < plan->n_pool; i++) {
-        window->items[i] = continuation(&prompt, &plan->pool[i]);
-    }
-    KM_TRY(score(run, window->items, plan->n_pool, err));
-    for (int64_t i = 0; i < plan->n_pool; i++) {
-        plan->subjectless[t * plan->n_pool + i] = window->items[i].logp;
+    for (int t = 0; t < plan->relation->n_templates; t++) {
+        km__recall_prompt prompt;
+        KM_TRY(km__recall_prompt_make(&prompt, window->arena, plan, plan->relation->templates[t],
+                                      plan->relation->subjectless, err));
+        for (int64_t i = 0; i < plan->n_pool; i++) {
+            window->items[t * plan->n_pool + i] = continuation(&prompt, &plan->pool[i]);
+        }
     }
     return KM_OK;
 }
@@ -115,18 +111,10 @@ static km_status prepare_case(recall_run *run, recall_window *window, km__recall
     return KM_OK;
 }
 
-/* Cases are numbered template by template: case = template * n_facts + fact. */
-static km_status run_window(recall_run *run, recall_window *window, int64_t begin, int64_t end,
-                            km_error *err) {
+static km_status prepare_cases(recall_run *run, recall_window *window, km__continuation *items,
+                               int64_t begin, int64_t end, km_error *err) {
     const km__recall_plan *plan = &run->plan;
     int64_t n_facts = plan->relation->n_facts;
-    int64_t n_items = 0;
-    for (int64_t c = begin; c < end; c++) {
-        n_items += plan->members[c % n_facts].n;
-    }
-    km_arena_reset(window->arena);
-    KM_TRY(window_alloc(window, end - begin, n_items, err));
-    km__continuation *items = window->items;
     for (int64_t c = begin; c < end; c++) {
         km__recall_case *judged = &window->cases[c - begin];
         *judged = (km__recall_case){.fact = c % n_facts, .template_index = c / n_facts};
@@ -137,7 +125,29 @@ static km_status run_window(recall_run *run, recall_window *window, int64_t begi
         }
         items += plan->members[judged->fact].n;
     }
+    return KM_OK;
+}
+
+/* Cases are numbered template by template: case = template * n_facts + fact. The first window also
+ * scores what needs no subject, since passes of their own would be short ones. */
+static km_status run_window(recall_run *run, recall_window *window, int64_t begin, int64_t end,
+                            km_error *err) {
+    km__recall_plan *plan = &run->plan;
+    const int64_t n_subjectless = begin == 0 ? plan->relation->n_templates * plan->n_pool : 0;
+    int64_t n_items = n_subjectless;
+    for (int64_t c = begin; c < end; c++) {
+        n_items += plan->members[c % plan->relation->n_facts].n;
+    }
+    km_arena_reset(window->arena);
+    KM_TRY(window_alloc(window, end - begin, n_items, err));
+    if (begin == 0) {
+        KM_TRY(prepare_subjectless(run, window, err));
+    }
+    KM_TRY(prepare_cases(run, window, window->items + n_subjectless, begin, end, err));
     KM_TRY(score(run, window->items, n_items, err));
+    for (int64_t i = 0; i < n_subjectless; i++) {
+        plan->subjectless[i] = window->items[i].logp;
+    }
     for (int64_t c = begin; c < end; c++) {
         KM_TRY(km__recall_write(run->table, plan, &window->cases[c - begin], err));
     }
@@ -158,9 +168,6 @@ static km_status run_all(recall_run *run, km_error *err) {
     km_status status = KM_OK;
     int64_t n_cases = relation->n_facts * relation->n_templates;
     KM_GO(km_arena_new(&window.arena, run->engine.ctx, err));
-    for (int t = 0; t < relation->n_templates; t++) {
-        KM_GO(score_subjectless(run, &window, t, err));
-    }
     for (int64_t begin = 0; begin < n_cases; begin += WINDOW_CASES) {
         int64_t end = begin + WINDOW_CASES < n_cases ? begin + WINDOW_CASES : n_cases;
         KM_GO(run_window(run, &window, begin, end, err));
