@@ -193,34 +193,52 @@ static km_status pragma_with_patience(km_kb *kb, const char *sql, int busy_ms, k
     }
 }
 
+typedef struct header {
+    int64_t application, version, n_objects;
+} header;
+
+/* One snapshot of all three: another process may be making the schema at this moment. */
+static km_status read_header(header *out, km_kb *kb, km_error *err) {
+    bool found = false;
+    KM_TRY(km__kb_exec(kb, "BEGIN", err));
+    km_status status =
+        km__kb_scalar(&out->application, &found, kb, "PRAGMA application_id", NULL, NULL, err);
+    if (status == KM_OK) {
+        status = km__kb_scalar(&out->version, &found, kb, "PRAGMA user_version", NULL, NULL, err);
+    }
+    if (status == KM_OK) {
+        status = km__kb_scalar(&out->n_objects, &found, kb, "SELECT count(*) FROM sqlite_schema",
+                               NULL, NULL, err);
+    }
+    (void)sqlite3_exec(kb->db, "ROLLBACK", NULL, NULL, NULL); /* nothing was written */
+    return status;
+}
+
 /* KM_OK for our own file of a version we know, or an empty one. */
 static km_status check_header(int64_t *version, km_kb *kb, km_error *err) {
-    int64_t application = 0, n_objects = 0;
-    bool found = false;
-    KM_TRY(km__kb_scalar(&application, &found, kb, "PRAGMA application_id", NULL, NULL, err));
-    KM_TRY(km__kb_scalar(version, &found, kb, "PRAGMA user_version", NULL, NULL, err));
-    KM_TRY(km__kb_scalar(&n_objects, &found, kb, "SELECT count(*) FROM sqlite_schema", NULL, NULL,
-                         err));
-    bool empty = application == 0 && *version == 0 && n_objects == 0;
-    if (!empty && application != KM_KB_APPLICATION_ID) {
+    header h = {0, 0, 0};
+    KM_TRY(read_header(&h, kb, err));
+    *version = h.version;
+    bool empty = h.application == 0 && h.version == 0 && h.n_objects == 0;
+    if (!empty && h.application != KM_KB_APPLICATION_ID) {
         return KM_SET(err, KM_EFORMAT,
                       "%s: an SQLite database of another program, not a km knowledge base",
                       kb->path);
     }
-    if (*version > KM_KB_SCHEMA_VERSION) {
+    if (h.version > KM_KB_SCHEMA_VERSION) {
         return KM_SET(err, KM_EUNSUPPORTED,
                       "%s: schema version %lld, newer than this km's %d: update km", kb->path,
-                      (long long)*version, KM_KB_SCHEMA_VERSION);
+                      (long long)h.version, KM_KB_SCHEMA_VERSION);
     }
-    if (*version < 1 && (!empty || kb->read_only)) {
+    if (h.version < 1 && (!empty || kb->read_only)) {
         return KM_SET(err, KM_EFORMAT, "%s: not a km knowledge base (schema version %lld)",
-                      kb->path, (long long)*version);
+                      kb->path, (long long)h.version);
     }
-    if (*version < KM_KB_SCHEMA_VERSION && kb->read_only) {
+    if (h.version < KM_KB_SCHEMA_VERSION && kb->read_only) {
         return KM_SET(
             err, KM_EUNSUPPORTED,
             "%s: schema version %lld is older than this km's %d: open it once for writing",
-            kb->path, (long long)*version, KM_KB_SCHEMA_VERSION);
+            kb->path, (long long)h.version, KM_KB_SCHEMA_VERSION);
     }
     return KM_OK;
 }
