@@ -250,8 +250,10 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _fail(message: object) -> int:
-    print("km:", " ".join(str(message).split()), file=sys.stderr)
+def _fail(error: object) -> int:
+    """Say what went wrong in one line."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    print("km:", message, file=sys.stderr)
     return 1
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from km import datasets, draw
+from km import datasets
 from km.kb import KnowledgeBase
 from km.model import load
 from km.recall import Recall, memorization
-from km.report import baseline_table, origin, write_report
+from km.report import baseline_table, draw_taxonomy, write_report
 
 if TYPE_CHECKING:
     from km.lens import LensResult
@@ -74,7 +74,7 @@ def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]
 def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> None:
     recall.draw().save(out / "recall.svg")
     lens.draw().save(out / "lens.svg")
-    draw.taxonomy(kb, provenance=origin(recall)).save(out / "taxonomy.svg")
+    draw_taxonomy(kb, recall).save(out / "taxonomy.svg")
 
 
 def next_commands(folder: Path) -> list[str]:
@@ -126,7 +126,7 @@ def run_demo(
     with KnowledgeBase(folder / "study.db") as kb:
         recall = memorization(model, facts, templates=0, seed=SEED, kb=kb)
         lenses = _follow(model, recall, kb)
-        print(f"km: following {len(lenses)} facts through the layers", flush=True)
+        print(f"km: followed {len(lenses)} facts through the layers", flush=True)
         print(f"km: drawing and writing the report into {folder}", flush=True)
         _draw(recall, lenses[0], kb, folder)
         write_report(kb, folder / "report.html", run=recall.run)

@@ -18,6 +18,7 @@ from km.recall import RECALL_ID, Recall
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
+    from km.picture import Picture
 
 BASELINES = (
     ("commonest", "commonest answer"),
@@ -44,11 +45,6 @@ def newest_recall(kb: KnowledgeBase, run: int | None = None) -> Recall:
             f"{kb.path} has no finished recall run; make one with: km measure memorization"
         )
     return Recall.from_knowledge_base(kb, int(run))
-
-
-def origin(recall: Recall) -> str:
-    """Model, precision, measure and date in one line, for pictures made from several results."""
-    return footnote(recall, None)
 
 
 def share(value: float | None) -> str:
@@ -218,9 +214,18 @@ def _survival(recall: Recall) -> dict[str, Any] | None:
     }
 
 
-def _evidence(kb: KnowledgeBase) -> list[dict[str, Any]]:
-    taxonomy = kb.taxonomy
-    names = {node["id"]: node["name"] for node in taxonomy.nodes}
+def draw_taxonomy(kb: KnowledgeBase, recall: Recall) -> Picture:
+    """The taxonomy with the evidence of one run, whatever else the knowledge base holds."""
+    from km import draw
+
+    about = recall.provenance["model"]
+    origin = {"model": about["name"], "precision": about["precision"]}
+    evidence = [row | origin for row in recall.evidence]
+    return draw.taxonomy(kb, evidence, provenance=footnote(recall, None))
+
+
+def _evidence(kb: KnowledgeBase, recall: Recall) -> list[dict[str, Any]]:
+    names = {node["id"]: node["name"] for node in kb.taxonomy.nodes}
     return [
         {
             "node": names[row["node"]],
@@ -228,10 +233,9 @@ def _evidence(kb: KnowledgeBase) -> list[dict[str, Any]]:
             "value": "–" if row["value"] is None else f"{row['value']:.3g}",
             "interval": "–" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}",
             "n": row["n"],
-            "model": " ".join(str(row[name]) for name in ("model", "precision") if row[name]),
             "note": row["note"] or "",
         }
-        for row in taxonomy.evidence
+        for row in recall.evidence
     ]
 
 
@@ -341,8 +345,8 @@ def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
             notes=recall.notes,
             lenses=_lenses(kb, recall),
             survival=_survival(recall),
-            taxonomy_svg=draw.taxonomy(kb, provenance=origin(recall)).svg,
-            evidence=_evidence(kb),
+            taxonomy_svg=draw_taxonomy(kb, recall).svg,
+            evidence=_evidence(kb, recall),
             provenance=_provenance(recall),
             commands=_commands(kb, recall),
         )

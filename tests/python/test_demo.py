@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_next_commands_work(
         assert cli.main(words[1:]) == 0, line
         assert capsys.readouterr().out
     assert (folder / "tokyo.svg").exists()
+
+
+def test_pictures_are_of_its_own_run(demo: tuple[Path, km.Recall]) -> None:
+    """Another, newer run in the same base does not enter the pictures."""
+    folder, recall = demo
+    before = (folder / "taxonomy.svg").read_bytes()
+    model = km.load("smollm2")
+    with km.KnowledgeBase(folder / "study.db") as kb:
+        km.memorization(
+            model, km.datasets.facts("adj_antonym").select(per_relation=2), templates=0, kb=kb
+        )
+    run_demo(folder, relations=FEW, per_relation=8)
+    assert (folder / "taxonomy.svg").read_bytes() == before
+    assert re.search(rf"n\s=\s{len(recall.facts)}\b", before.decode())
 
 
 def test_table_at_the_end(demo: tuple[Path, km.Recall], capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,6 +207,19 @@ def test_without_control_and_lens(plain: tuple[km.Recall, Path]) -> None:
     assert "no fact can be called robust" in shown
 
 
+def test_survival_picture(hostile: tuple[km.Recall, str, Page]) -> None:
+    recall = hostile[0]
+    svg = km.draw.survival(recall).svg
+    n, n_random = recall.survival["n"][0], recall.survival["n_random_init"][0]
+    assert f"n = {n}; random weights n = {n_random}." in svg
+    last = list(recall.survival.rows())[-1]
+    assert f"after output: {share(last['not_leading'])} not yet leading" in svg
+    assert km.draw.survival([{"layer": "<b>\x00", "not_leading": 0.5}]).svg.count("<b>") == 0
+    for rows in ([], [{"layer": 0, "not_leading": 1.5}], [{"not_leading": 0.5}]):
+        with pytest.raises(ValueError):
+            km.draw.survival(rows)
+
+
 def test_nothing_ranked(model: km.Model, tmp_path: Path) -> None:
     """All facts have one answer: there is no wrong candidate, and no recall."""
     facts = datasets.Relation(

@@ -47,7 +47,7 @@ def _draw_layers(graph: Graph, rows: Sequence[dict[str, Any]]) -> None:
     for i, row in enumerate(rows):
         x, value, random = pitch * (i + 0.5), row["not_leading"], number(row.get("random_init"))
         last = i == len(rows) - 1
-        name = "output" if last else str(row["layer"])
+        name = "output" if last else visible(row["layer"])
         beside = "" if random is None else f", random weights {share(random)}"
         title = f"after {name}: {share(value)} not yet leading{beside}"
         if value > 0.0:
