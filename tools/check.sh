@@ -23,5 +23,6 @@ ruff format --check --quiet bindings tests tools bench examples
 ruff check --quiet bindings tests tools bench examples
 echo "km: checking types and that the stubs describe the compiled modules"
 mypy --strict bindings/km
+mkdir -p build # outside the sources, so that the installed modules are the ones compared
 (cd build && python -m mypy.stubtest km._km km._kmviz --concise)
 echo "km: checks passed"

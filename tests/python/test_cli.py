@@ -292,9 +292,7 @@ def test_verify_finds_another_model(
     assert "DIFFERS" in printed and printed.endswith("the model has another fingerprint\n")
 
 
-def test_verify_finds_another_tokenizer(
-    study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_finds_another_tokenizer(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         other = locate("gemma3")
     except km.NotFoundError as error:

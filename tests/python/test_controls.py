@@ -31,9 +31,7 @@ def permuted(facts: km.datasets.FactSet) -> km.datasets.FactSet:
 
 
 def states(model: km.Model, facts: km.datasets.FactSet) -> list[Any]:
-    recall = km.memorization(
-        model, facts, range(5), max_candidates=8, baselines=False, lens=False
-    )
+    recall = km.memorization(model, facts, range(5), max_candidates=8, baselines=False, lens=False)
     return list(recall.facts["state"])
 
 
