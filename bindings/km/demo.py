@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +79,12 @@ def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> Non
     draw_taxonomy(kb, recall).save(out / "taxonomy.svg")
 
 
+def _program() -> str:
+    """How this user calls km: by its name where the shell finds it, else by its path."""
+    called = Path(sys.argv[0])
+    return "km" if called.name != "km" or shutil.which("km") else shlex.quote(str(called))
+
+
 def next_commands(folder: Path) -> list[str]:
     """Three commands that go on from the demonstration in `folder`."""
     base, picture = (shlex.quote(str(folder / name)) for name in ("study.db", "tokyo.svg"))
@@ -134,5 +142,5 @@ def run_demo(
     print(baseline_table([*recall.relations.rows(), *recall.overall.rows()]))
     print(f"\nDone in {time.perf_counter() - begin:.0f} s. Open {folder / 'report.html'}. Next:")
     for command in next_commands(folder):
-        print(f"  {command}")
+        print(f"  {_program()}{command.removeprefix('km')}")
     return recall
