@@ -1,4 +1,8 @@
-/* arena.c: many small objects freed together: a list of chunks filled from the front. */
+/* arena.c: many small objects freed together: a list of chunks filled from the front.
+ *
+ * Chunks double from 64 KiB to 4 MiB; a larger object gets one of its own. Objects are aligned
+ * to 64 bytes, as km_alloc's are.
+ */
 #include "base/base.h"
 
 #include <string.h>

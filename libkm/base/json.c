@@ -1,4 +1,9 @@
-/* json.c: a guarded door to jansson. */
+/* json.c: a guarded door to jansson.
+ *
+ * Every JSON text of a file or caller comes through here, save the headers of safetensors files
+ * (io/json_scan.c). Duplicate members are refused, because the last one would win silently, and
+ * the error names line and column.
+ */
 #include "base/json.h"
 
 static km_status parse(json_t **out, const char *text, size_t n, size_t flags, km_error *err) {

@@ -1,4 +1,10 @@
-/* stats_correlation.c: ranks, Pearson, Spearman, Kendall, AUROC. */
+/* stats_correlation.c: ranks, Pearson, Spearman, Kendall, AUROC.
+ *
+ * Spearman's is Pearson's r of average ranks. Kendall's tau-b is S / sqrt((P - Tx)(P - Ty)),
+ * with S concordant minus discordant pairs, P all pairs and T the tied ones; discordant pairs
+ * are the inversions of y in the order of x, counted by a merge sort (Knight 1966). AUROC is the
+ * Mann-Whitney statistic: (rank sum of the positives - n+ (n+ + 1) / 2) / (n+ n-).
+ */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>

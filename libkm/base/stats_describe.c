@@ -1,4 +1,8 @@
-/* stats_describe.c: checks, sums, moments, quantiles, sorting. */
+/* stats_describe.c: checks, sums, moments, quantiles, sorting.
+ *
+ * Sums carry their rounding error along (Neumaier), so that the mean of a million
+ * log-probabilities does not depend on their order beyond the last digit.
+ */
 #include <math.h>
 #include <stdlib.h>
 

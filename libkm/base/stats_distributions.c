@@ -1,4 +1,9 @@
-/* stats_distributions.c: the normal, beta and Student distributions. */
+/* stats_distributions.c: the normal, beta and Student distributions.
+ *
+ * The normal distribution function is the C library's erfc; Student's follows from the
+ * incomplete beta function: P(|T| >= t) = I_x(df / 2, 1 / 2) with x = df / (df + t^2). Quantiles
+ * invert the functions, so that each pair agrees to the last digits.
+ */
 #include <math.h>
 
 #include "base/stats_private.h"

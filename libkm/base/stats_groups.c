@@ -1,4 +1,9 @@
-/* stats_groups.c: from any ids to dense group numbers, and draws for resampling. */
+/* stats_groups.c: from any ids to dense group numbers, and draws for resampling.
+ *
+ * Callers name relations, subjects and templates by any 64-bit numbers. Sorting them once gives
+ * numbers from 0 without gaps, in rising order of id, so that the loops of a bootstrap index
+ * arrays.
+ */
 #include <stdlib.h>
 
 #include "base/stats_private.h"

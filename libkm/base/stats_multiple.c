@@ -1,4 +1,9 @@
-/* stats_multiple.c: p-values adjusted for the number of tests in a family. */
+/* stats_multiple.c: p-values adjusted for the number n of tests in a family.
+ *
+ * With p in rising order, i from 1: Holm's are max over j <= i of (n - j + 1) p_j, Benjamini and
+ * Hochberg's min over j >= i of n p_j / j, both cut at 1. Sources: Holm 1979; Benjamini and
+ * Hochberg 1995.
+ */
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,4 +1,14 @@
-/* stats_power.c: what a sample can show, by normal approximation. */
+/* stats_power.c: what a sample can show, by normal approximation.
+ *
+ * Pairs for a difference d of paired proportions with discordance psi (Connor 1987), and items a
+ * group for two separate proportions with mean p (Fleiss), with z_a and z_b the quantiles of 1 -
+ * alpha/2 and of the power:
+ *
+ *     n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2
+ *     n = (z_a sqrt(2 p (1 - p)) + z_b sqrt(p1 (1 - p1) + p2 (1 - p2)))^2 / (p1 - p2)^2
+ *
+ * The smallest difference that a given n shows solves them for d.
+ */
 #include <math.h>
 
 #include "base/stats_private.h"

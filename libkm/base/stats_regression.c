@@ -1,4 +1,9 @@
-/* stats_regression.c: a straight line by least squares. */
+/* stats_regression.c: a straight line by least squares.
+ *
+ * slope = Sxy / Sxx, intercept = mean y - slope * mean x; with s^2 the residual sum of squares
+ * over n - 2, se(slope) = s / sqrt(Sxx) and se(intercept) = s sqrt(1/n + (mean x)^2 / Sxx).
+ * Residuals are taken about the means, where the intercept has no part in their rounding.
+ */
 #include <math.h>
 
 #include "base/stats_private.h"

@@ -1,4 +1,11 @@
-/* table.c: typed columns that grow a row at a time. */
+/* table.c: typed columns that grow a row at a time.
+ *
+ * The storage is Arrow's from the start: a bit a row that says whether the cell is set, eight
+ * bytes a number, a bit a truth value, and for texts n + 1 offsets into one block of bytes. So
+ * an export hands out the storage as it is. Null cells hold 0, NaN, false or an empty text. The
+ * table counts its exports and refuses to grow while one lives, because growing may move the
+ * storage.
+ */
 #include "km/table.h"
 
 #include <math.h>

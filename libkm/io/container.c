@@ -1,4 +1,10 @@
-/* container.c: a model as it lies on disk, whichever format it has. */
+/* container.c: a model as it lies on disk, whichever format it has.
+ *
+ * A GGUF file holds everything; a Hugging Face folder holds shards of weights and three JSON
+ * files. Above this file only what reads configuration, tokenizer and the names of tensors asks
+ * which it was. Files that are neither get a message that says what they probably are and what
+ * to do.
+ */
 #include "io/container_private.h"
 
 #include <errno.h>

@@ -1,4 +1,10 @@
-/* gguf_meta.c: typed access to the metadata of a parsed GGUF file. */
+/* gguf_meta.c: typed access to the metadata of a parsed GGUF file.
+ *
+ * Writers differ in the integer type they choose for one key, so any integer type is read where
+ * its value fits, and as a real number where a double holds it exactly; nothing else is
+ * converted. Every failure names the key, its offset in the file and the type found. Values lie
+ * unaligned in the file map, little-endian, and are copied out byte by byte.
+ */
 #include "io/io_private.h"
 
 #include <inttypes.h>

@@ -1,4 +1,8 @@
-/* tensors.c: what GGUF, safetensors and containers share: names in sorted order, sizes in bytes. */
+/* tensors.c: what GGUF, safetensors and containers share: names in sorted order, sizes in bytes.
+ *
+ * Sorting finds duplicate names, which would make one of two tensors unreachable, and lets names
+ * be looked up by halving. Sizes are products of numbers from the file, so each step is checked.
+ */
 #include "io/io_private.h"
 
 #include <stdlib.h>

@@ -1,4 +1,9 @@
-/* tokenizer.c: the public face of a tokenizer: encode, decode, what its tokens are. */
+/* tokenizer.c: the public face of a tokenizer: encode, decode, what its tokens are.
+ *
+ * Encoding cuts out the added tokens and gives each stretch between them to bpe.c or spm.c with
+ * its offset in the whole text. A call that fails takes back what it appended, so that the
+ * caller's list is as it was.
+ */
 #include <string.h>
 
 #include "text/text_private.h"
