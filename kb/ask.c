@@ -1,4 +1,9 @@
-/* ask.c: the named questions (kb/questions), and what the file says about itself. */
+/* ask.c: the named questions.
+ *
+ * Each is a file of kb/questions, built in as a C string by tools/embed_sql.py, with a head that
+ * names its parameters and their defaults. Values given are checked against that head; a name that
+ * is not there gets the nearest ones in its message.
+ */
 
 #include <string.h>
 

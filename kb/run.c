@@ -1,4 +1,9 @@
-/* run.c: measures, runs and the evidence that runs give. */
+/* run.c: measures, runs and the evidence that runs give.
+ *
+ * Evidence may be filed only under nodes that its measure was declared to bear on, so that no
+ * figure ends up beside a hypothesis it says nothing about. A run is "running" until it is ended;
+ * one that was killed stays so, and its chunks are found all the same.
+ */
 
 #include <string.h>
 

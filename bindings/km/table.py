@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from km import _km
 from km.display import MAX_ROWS, format_cell, pick_rows, table_html
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-ColumnType: TypeAlias = Literal["int64", "double", "bool", "text"]
 _Path: TypeAlias = str | os.PathLike[str]
 
 

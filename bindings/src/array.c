@@ -5,7 +5,8 @@
 #include <string.h>
 
 typedef struct array_object {
-    PyObject_HEAD void *data;
+    PyObject_HEAD
+    void *data;
     km_element element;
     char format[2];
     int n_dims;

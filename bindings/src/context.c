@@ -2,7 +2,8 @@
 #include "types.h"
 
 typedef struct context_object {
-    PyObject_HEAD km_ctx *ctx;
+    PyObject_HEAD
+    km_ctx *ctx;
 } context_object;
 
 static PyObject *context_make(PyTypeObject *type, const km_ctx_options *options) {

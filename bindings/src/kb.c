@@ -10,8 +10,9 @@
 #include "types.h"
 
 typedef struct kb_object {
-    PyObject_HEAD km_kb *kb; /* NULL once closed */
-    km_ctx *ctx;             /* of its own: Ctrl-C stops its queries and nobody else's */
+    PyObject_HEAD
+    km_kb *kb;   /* NULL once closed */
+    km_ctx *ctx; /* of its own: Ctrl-C stops its queries and nobody else's */
     PyObject *path;
     atomic_bool busy;
 } kb_object;

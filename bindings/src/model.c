@@ -11,7 +11,8 @@
 #include "types.h"
 
 typedef struct model_object {
-    PyObject_HEAD km_model *model;
+    PyObject_HEAD
+    km_model *model;
     PyObject *context; /* keeps the km_ctx alive; a Context never refers back: no cycles */
 } model_object;
 

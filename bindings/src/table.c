@@ -6,7 +6,8 @@
 #include <string.h>
 
 typedef struct table_object {
-    PyObject_HEAD km_table *table;
+    PyObject_HEAD
+    km_table *table;
 } table_object;
 
 static const char *const TYPE_NAMES[] = {"int64", "double", "bool", "text"};

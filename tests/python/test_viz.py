@@ -193,6 +193,8 @@ def test_formats_and_files(tmp_path: Path) -> None:
         assert written.read_bytes().startswith(start)
     assert picture.svg == picture._repr_svg_() == (tmp_path / "x.SVG").read_text("utf-8")
     assert picture.png == (tmp_path / "x.PNG").read_bytes()
+    assert picture.pdf.startswith(starts["pdf"])
+    assert picture.dot == (tmp_path / "x.DOT").read_text("utf-8")
     assert len(picture.render("png", scale=1.0)) < len(picture.png)
     with pytest.raises(ValueError, match=r"\.svg, \.png, \.pdf, \.dot"):
         picture.save(tmp_path / "x.gif")

@@ -5,7 +5,8 @@
 #include "state.h"
 
 typedef struct graph_object {
-    PyObject_HEAD km_graph *graph;
+    PyObject_HEAD
+    km_graph *graph;
     atomic_flag busy;
 } graph_object;
 
