@@ -4,6 +4,7 @@
  *     cc capitals.c $(pkg-config --cflags --libs km km-kb km-viz) -o capitals
  *     ./capitals MODEL.gguf capitals.db lens.svg
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,6 +91,18 @@ static km_status store(km_ctx *ctx, const char *path, const km_model *model, con
     return status;
 }
 
+static km_status write_file(const char *path, const km_picture *picture, km_error *err) {
+    FILE *file = fopen(path, "wb");
+    if (file == NULL) {
+        return km_error_set_errno(err, errno, __FILE__, __func__, __LINE__, "%s", path);
+    }
+    size_t written = fwrite(picture->bytes, 1, picture->size, file);
+    if (fclose(file) != 0 || written != picture->size) {
+        return km_error_set_errno(err, errno, __FILE__, __func__, __LINE__, "%s", path);
+    }
+    return KM_OK;
+}
+
 /* A chain of one node a layer, labelled with the most probable next token there. */
 static km_status draw(km_ctx *ctx, const char *path, const km_table *lens, km_error *err) {
     const km_graph_text text = {.title = "The capital of France, layer by layer",
@@ -115,10 +128,8 @@ static km_status draw(km_ctx *ctx, const char *path, const km_table *lens, km_er
     if (status == KM_OK) {
         status = km_graph_render(&picture, graph, KM_FORMAT_SVG, KM_THEME_AUTO, 1.0, err);
     }
-    FILE *file = status == KM_OK ? fopen(path, "wb") : NULL;
-    if (file != NULL) {
-        fwrite(picture.bytes, 1, picture.size, file);
-        fclose(file);
+    if (status == KM_OK) {
+        status = write_file(path, &picture, err);
     }
     km_picture_clear(&picture);
     km_graph_free(graph);
@@ -130,19 +141,23 @@ static km_status follow(km_table **out, const km_model *model, km_error *err) {
     const km_tokenizer *tokenizer = km_model_tokenizer(model);
     km_tokens tokens = KM_TOKENS_INIT, answer = KM_TOKENS_INIT;
     const km_encode_options plain = {KM_BOS_NEVER, false};
-    int32_t ids[64];
+    int32_t *ids = NULL;
     km_status status =
         km_tokenizer_encode(&tokens, tokenizer, prompt, sizeof prompt - 1, NULL, err);
     if (status == KM_OK) {
         status = km_tokenizer_encode(&answer, tokenizer, " Paris", 6, &plain, err);
     }
     if (status == KM_OK) {
-        int64_t n = tokens.n < 64 ? tokens.n : 64;
-        for (int64_t i = 0; i < n; i++) {
+        ids = malloc((size_t)tokens.n * sizeof *ids);
+        status = ids != NULL ? KM_OK : KM_ENOMEM;
+    }
+    if (status == KM_OK) {
+        for (int64_t i = 0; i < tokens.n; i++) {
             ids[i] = tokens.items[i].id;
         }
-        status = km_lens_run(out, model, ids, n, answer.items[0].id, 1, err);
+        status = km_lens_run(out, model, ids, tokens.n, answer.items[0].id, 1, err);
     }
+    free(ids);
     km_tokens_clear(&tokens);
     km_tokens_clear(&answer);
     return status;
