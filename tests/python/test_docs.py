@@ -141,6 +141,28 @@ def test_make_targets_exist() -> None:
             assert target in targets, f"{name(page)}: make {target}"
 
 
+# ---- C ----
+
+
+@pytest.mark.parametrize("header", sorted(ROOT.glob("*/include/km/*.h")), ids=name)
+def test_exported_declarations_have_a_comment(header: Path) -> None:
+    before, bare = "", []
+    for line in header.read_text(encoding="utf-8").split("\n"):
+        if line.startswith("KM_API ") and not before.endswith("*/"):
+            bare.append(line)
+        before = line
+    assert not bare
+
+
+def test_columns_of_recall_are_documented() -> None:
+    page = (ROOT / "docs" / "measures" / "memorization.md").read_text(encoding="utf-8")
+    table = page[page.index("### Columns") : page.index("**Answer end.**")]
+    rows = re.findall(r"^\| ([\w, ]+) \|", table, re.MULTILINE)
+    named = {column for row in rows[1:] for column in row.split(", ")}
+    source = (ROOT / "libkm" / "measure" / "recall_table.c").read_text(encoding="utf-8")
+    assert named == set(re.findall(r'_COLUMN\("(\w+)"', source))
+
+
 # ---- Python ----
 
 

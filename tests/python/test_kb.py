@@ -597,9 +597,7 @@ def run_command(*words: str) -> int:
     return args.handler(args)
 
 
-def test_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "study.db")
     with km.KnowledgeBase(path) as kb:
         kb.record(toy_result())

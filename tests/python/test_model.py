@@ -138,9 +138,7 @@ def test_max_bytes(model_path: Path) -> None:
 # ---- fingerprints ----
 
 
-def test_fingerprint_is_cached_by_file(
-    model_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fingerprint_is_cached_by_file(model_path: Path, cache_home: Path) -> None:
     first = km.load(model_path)
     value = first.fingerprint
     assert len(value) == 64
