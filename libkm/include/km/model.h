@@ -125,7 +125,7 @@ KM_API KM_NODISCARD km_status km_model_next_logprobs_into(float *out, const km_m
 
 /* ---- reductions over one row of logits, deterministic per CPU variant; x is (n) ---- */
 
-/* log of the sum of exp(x), in double precision, by the kernels of the model's context. */
+/* log of the sum of exp(x); -infinity for n = 0. */
 KM_API double km_logits_logsumexp(const km_model *model, const float *x, int64_t n);
 /* Number of entries strictly larger than x[index]. */
 KM_API int64_t km_logits_rank(const float *x, int64_t n, int64_t index);
