@@ -393,6 +393,8 @@ def memorization(
     """
     if not 0 < confidence < 1:
         raise ArgumentError(f"confidence is {confidence}, not between 0 and 1")
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise ArgumentError(f"seed is {seed!r}, not a whole number from 0 to 2^64 - 1")
     relations = resolve_facts(facts)
     plans = [make_plan(r, templates, max_candidates, seed) for r in relations]
     work = _Work(model, {"bos": bos, "lens": lens}, batch_tokens, seed, kb)

@@ -104,6 +104,9 @@ def resolve_facts(facts: FactSet | Relation | Iterable[Relation] | str) -> list[
             )
     if not relations:
         raise ArgumentError("there are no facts to measure")
+    twice = [name for name, count in Counter(r.name for r in relations).items() if count > 1]
+    if twice:
+        raise ArgumentError(f"relation {twice[0]!r} is given twice; names must be unique")
     return relations
 
 
@@ -123,13 +126,15 @@ def make_plan(
     Raises
     ------
     ArgumentError
-        No facts, no such template, or max_candidates below 2.
+        No facts, no such template, a template twice, max_candidates below 2, or something that is
+        no text.
     """
     if max_candidates < 2:
         raise ArgumentError(f"max_candidates must be at least 2, not {max_candidates}")
     if not relation.facts:
         raise ArgumentError(f"relation {relation.name!r} has no facts")
     indices = _pick_templates(relation, templates)
+    _check_texts(relation)
     ids = [fact.id for fact in relation.facts]
     if len(set(ids)) != len(ids):
         twice = next(i for i, count in Counter(ids).items() if count > 1)
@@ -157,9 +162,31 @@ def _pick_templates(relation: Relation, templates: int | Sequence[int] | None) -
             raise ArgumentError(
                 f"relation {relation.name!r} has templates 0 to {n - 1}, not {index}"
             )
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise ArgumentError(f"relation {relation.name!r}: choose each template at most once")
+    if not chosen:
+        raise ArgumentError(f"relation {relation.name!r}: at least one template is needed")
+    if len({relation.templates[index] for index in chosen}) != len(chosen):
+        raise ArgumentError(f"relation {relation.name!r}: the same template is asked twice")
     return chosen
+
+
+def _check_texts(relation: Relation) -> None:
+    """Refuse what is no text, naming the fact, before anything is measured."""
+    where = f"relation {relation.name!r}"
+    for text in (relation.name, relation.subjectless, *relation.templates):
+        _check_text(text, where)
+    for fact in relation.facts:
+        at = f"{where}: fact {fact.id!r}"
+        if isinstance(fact.answers, str) or not fact.answers:
+            raise ArgumentError(f"{at}: answers must be a tuple of texts, not {fact.answers!r}")
+        for text in (fact.id, fact.subject, *fact.answers):
+            _check_text(text, at)
+
+
+def _check_text(text: object, where: str) -> None:
+    if not isinstance(text, str):
+        raise ArgumentError(f"{where}: expected a text, not {text!r}")
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ArgumentError(f"{where}: {text!r} holds a NUL character or a lone surrogate")
 
 
 def _valid_answers(facts: Sequence[Fact]) -> list[frozenset[str]]:

@@ -19,7 +19,7 @@ import km
 from km import _km
 from km.datasets import Fact, Relation
 from km.recall import Recall
-from km.recall_plan import RelationPlan, make_plan
+from km.recall_plan import RelationPlan, make_plan, resolve_facts
 from km.recall_summary import NOT_SHOWN, PROMPT_DEPENDENT, ROBUST, summarise_facts, survival
 from km.scores import memorization as scores
 from km.table import Table
@@ -88,12 +88,42 @@ def test_plan_refuses() -> None:
         make_plan(relation, None, 1, 0)
     with pytest.raises(km.ArgumentError, match="templates 0 to 2, not 3"):
         make_plan(relation, 3, 20, 0)
-    with pytest.raises(km.ArgumentError, match="at most once"):
+    with pytest.raises(km.ArgumentError, match="asked twice"):
         make_plan(relation, [1, 1], 20, 0)
+    with pytest.raises(km.ArgumentError, match="asked twice"):  # no spread: robust for nothing
+        make_plan(replace(relation, templates=("{} is", "{} is")), None, 20, 0)
+    with pytest.raises(km.ArgumentError, match="at least one template"):
+        make_plan(relation, [], 20, 0)
     with pytest.raises(km.ArgumentError, match="no facts"):
         make_plan(replace(relation, facts=()), None, 20, 0)
     with pytest.raises(km.ArgumentError, match="'0' is given twice"):
         make_plan(replace(relation, facts=(relation.facts[0],) * 2), None, 20, 0)
+    with pytest.raises(km.ArgumentError, match="'r' is given twice"):
+        resolve_facts([relation, relation])
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        Fact("7", "s", ()),
+        Fact("7", "s", "Paris"),  # type: ignore[arg-type]  # would be P or a or r ...
+        Fact("7", "s", ("a", 5)),  # type: ignore[arg-type]
+        Fact("7", "s\0", ("a",)),
+        Fact("7", "s", ("\ud800",)),
+    ],
+)
+def test_plan_refuses_what_is_no_text(fact: Fact) -> None:
+    with pytest.raises(km.ArgumentError, match="relation 'r': fact '7'"):
+        make_plan(replace(relation_of([["a"]]), facts=(fact,)), None, 20, 0)
+
+
+def test_seed_is_checked_before_measuring(model: km.Model) -> None:
+    asked: list[int] = []
+    with pytest.raises(km.ArgumentError, match="seed is -1"):
+        km.memorization(
+            model, relation_of([["a"], ["b"]]), seed=-1, progress=lambda *done: asked.append(1)
+        )
+    assert not asked
 
 
 # ---- states ----
