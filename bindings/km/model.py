@@ -379,6 +379,8 @@ def load(
     FormatError, UnsupportedError, OSError, MemoryError
         The message names the file and the tensor, key or field.
     """
+    if max_bytes is not None and max_bytes < 0:
+        raise ArgumentError(f"max_bytes is {max_bytes}; it must not be negative")
     path = locate(name_or_path)
     key = cache.file_key(path)
     model = _km.Model(path, _km.Context(threads or 0, cpu), max_bytes or 0)
@@ -391,8 +393,11 @@ def load(
 
 def as_ids(ids: Ids) -> Any:
     """Token ids as an int32 buffer; one that is there already is passed on without a copy."""
+    if isinstance(ids, str | bytes | bytearray):
+        raise TypeError(f"token ids must be integers, not {type(ids).__name__}; see encode()")
     try:
-        if memoryview(ids).format == "i":  # type: ignore[arg-type]
+        view = memoryview(ids)  # type: ignore[arg-type]
+        if view.format == "i" and (view.c_contiguous or view.ndim != 1):
             return ids
     except TypeError:
         pass

@@ -133,6 +133,8 @@ def test_threads_option(model_path: Path) -> None:
 def test_max_bytes(model_path: Path) -> None:
     with pytest.raises(MemoryError):
         km.load(model_path, max_bytes=1 << 20)
+    with pytest.raises(km.ArgumentError, match="max_bytes is -1"):
+        km.load(model_path, max_bytes=-1)
 
 
 # ---- fingerprints ----
@@ -227,6 +229,15 @@ def test_logprobs_and_next_logprobs_agree(model: km.Model) -> None:
     assert abs(float(np.exp(after.astype(np.float64)).sum()) - 1.0) < 1e-4
     assert model.decode([int(after.argmax())]) == " Paris"
     assert model.logprobs(ids[:1]).shape == (0,)
+
+
+def test_ids_of_any_layout(model: km.Model) -> None:
+    ids = np.array([5, 9, 6, 9, 7, 9], dtype=np.int32)
+    assert np.array_equal(model.logprobs(ids[::2]), model.logprobs([5, 6, 7]))
+    assert np.array_equal(model.logprobs(ids[::-1]), model.logprobs(ids[::-1].tolist()))
+    for text in ("12", b"\1\0\0\0", bytearray(4)):  # bytes are not ids laid out in memory
+        with pytest.raises(TypeError, match="token ids must be integers"):
+            model.decode(text)  # type: ignore[arg-type]
 
 
 def test_the_same_bits_for_any_thread_count(model: km.Model) -> None:
