@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 build=build/install-check
 prefix="$PWD/$build/prefix"
 model="${1:-}"
+mkdir -p "$build"
 
 echo "km: building and installing the C libraries into $build/prefix"
 cmake -S . -B "$build" -G Ninja -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib >"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
