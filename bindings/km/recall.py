@@ -368,7 +368,7 @@ def memorization(
     confidence : float
         Coverage of the intervals.
     batch_tokens : int
-        Distinct tokens a forward pass; bounds memory, changes figures by at most 1e-5 nats a token.
+        Distinct tokens a forward pass; bounds memory, changes figures by some 1e-5 nats a token.
     kb : KnowledgeBase, optional
         Finished relations are looked up in it and stored as soon as they are measured, so that an
         interrupted run is taken up where it stopped; the result is recorded in it.
