@@ -1,4 +1,8 @@
-/* decor.c: what stands around a graph: frames of clusters, title, subtitle, legend, footnote. */
+/* decor.c: what stands around a graph: frames of clusters, title, subtitle, legend, footnote.
+ *
+ * They are nodes of the scene like all others, because Graphviz's own graph label knows neither
+ * several sizes nor wrapping, and its cluster frames exist only in some engines.
+ */
 #include <math.h>
 #include <string.h>
 

@@ -1,4 +1,9 @@
-/* render.c: from a graph to the bytes of a picture. */
+/* render.c: from a graph to the bytes of a picture.
+ *
+ * Three steps: the graph becomes a scene of boxes with places (scene.c, decor.c, with an engine's
+ * help in layout.c), Graphviz writes the scene, and SVG is cleaned (svg.c). The other formats hold
+ * no markup a reader would run.
+ */
 #include <string.h>
 
 #include "viz_private.h"

@@ -1,4 +1,8 @@
-/* scene.c: from a graph as built to nodes with places and sizes and edges with splines. */
+/* scene.c: from a graph as built to nodes with places and sizes and edges with splines.
+ *
+ * Everything has its final size before Graphviz sees it, from widths of our own (text.c): what it
+ * draws then depends on no font that happens to be installed, and no label is cut.
+ */
 #include <math.h>
 #include <string.h>
 

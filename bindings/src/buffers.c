@@ -1,4 +1,8 @@
-/* buffers.c: arguments that are arrays, taken by the buffer protocol without a copy. */
+/* buffers.c: arguments that are arrays, taken by the buffer protocol without a copy.
+ *
+ * A wrong element type, number of axes or stride is an error that names the parameter, never a
+ * silent conversion: a copy of float64 logits that nobody asked for may be gigabytes.
+ */
 #include "buffers.h"
 
 #include <string.h>
