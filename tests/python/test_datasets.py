@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,52 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 def test_an_unknown_folder(tmp_path: Path) -> None:
     with pytest.raises(FactsFileError, match="not a folder of facts"):
         km.datasets.read_facts(tmp_path)
+
+
+def test_line_separators_inside_a_text_end_no_line(tmp_path: Path) -> None:
+    subject = "a\u2028b\x85c\x0bd"
+    fact = {"relation": "r", "subject": subject, "answer": "x", "template": "{} is"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(fact, ensure_ascii=False) + "\r\n", newline="")
+    (tmp_path / "a.csv").write_text(
+        f"relation,subject,answer,template\r\nr,{subject},x,{{}} is\r\n"
+    )
+    for name in ("a.jsonl", "a.csv"):
+        found = km.datasets.read_facts(tmp_path / name)["r"].facts
+        assert [(f.subject, f.answer) for f in found] == [(subject, "x")]
+
+
+RELATION = {"name": "r", "templates": ["{} is"], "facts": [{"subject": "a", "answer": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '[{"n": %s}]' % ("9" * 5000), "not usable JSON"),
+        ("a.jsonl", '{"relation": %s}' % ("9" * 5000), "line 1: not usable JSON"),
+        ("a.json", json.dumps([RELATION, RELATION]), "entry 1: field 'name': 'r' is given twice"),
+        (
+            "a.csv",
+            "relation,subject,answer,template\nr,a\0,b,{} is\n",
+            "line 2: field 'subject': NUL",
+        ),
+        (
+            "a.tsv",
+            "subj\tprop\tobj\tquestion\tpossible_answers\na\tp\tb\tWho is a?\t[1]\n",
+            "line 2: field 'possible_answers'",
+        ),
+    ],
+)
+def test_odd_files_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(FactsFileError) as caught:
+        km.datasets.read_facts(path)
+    assert str(path) in str(caught.value) and message in str(caught.value)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")  # reading it would wait for ever
+    (tmp_path / "b.jsonl").symlink_to("/dev/zero")
+    for name in ("a.json", "b.jsonl"):
+        with pytest.raises(FactsFileError, match="not a regular file"):
+            km.datasets.read_facts(tmp_path / name)

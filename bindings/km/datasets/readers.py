@@ -6,8 +6,10 @@ Every error names the file, the line or entry, and the field, and says what was 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,10 @@ def _fail(path: Path, place: str, problem: str) -> FactsFileError:
 
 def _read_text(path: Path) -> str:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _fail(path, "", "not a regular file")
+        size = status.st_size
         if size > MAX_FILE_BYTES:
             raise _fail(path, "", f"{size} bytes; files of facts may have {MAX_FILE_BYTES}")
         return path.read_bytes().decode("utf-8-sig")
@@ -44,10 +49,12 @@ def _parse_json(path: Path, text: str, place: str = "") -> Any:
         raise _fail(path, where, f"not valid JSON: {error.msg}") from None
     except RecursionError:
         raise _fail(path, place, "JSON is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise _fail(path, place, f"not usable JSON: {error}") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for number, line in enumerate(_read_text(path).split("\n"), 1):  # U+2028 ends no line here
         if not line.strip():
             continue
         place = f"line {number}"
@@ -61,6 +68,8 @@ def _text(path: Path, place: str, record: dict[str, Any], name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise _fail(path, place, f"field {name!r}: expected a text that is not empty")
+    if "\0" in value:
+        raise _fail(path, place, f"field {name!r}: NUL character")
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise _fail(path, place, f"field {name!r}: lone surrogate; not a Unicode text")
     return value.strip()
@@ -184,6 +193,11 @@ def _read_json(path: Path) -> FactSet:
     )
     if not relations:
         raise _fail(path, "", "no relations found")
+    names: set[str] = set()
+    for index, relation in enumerate(relations):
+        if relation.name in names:
+            raise _fail(path, f"entry {index}", f"field 'name': {relation.name!r} is given twice")
+        names.add(relation.name)
     return FactSet(relations, source=str(path), name=path.stem)
 
 
@@ -202,7 +216,7 @@ def _read_jsonl(path: Path) -> FactSet:
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(_read_text(path).splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
     try:
         for record in reader:
             place = f"line {reader.line_num}"
@@ -258,14 +272,15 @@ def _read_popqa(path: Path) -> FactSet:
     for place, record in _csv_rows(path, "\t"):
         subject = _text(path, place, record, "subj")
         question = _text(path, place, record, "question")
-        answers = _parse_json(path, _text(path, place, record, "possible_answers"), place)
+        name = "possible_answers"
+        answers = _parse_json(path, _text(path, place, record, name), place)
         if subject not in question:
             raise _fail(path, place, "field 'question' does not contain the subject")
         template = question.replace(subject, "{}", 1) + " The answer is"
         collector.add(
             _text(path, place, record, "prop"),
             subject,
-            [_text(path, place, record, "obj"), *_texts(path, place, {"a": answers}, "a")],
+            [_text(path, place, record, "obj"), *_texts(path, place, {name: answers}, name)],
             [_template(path, place, template)],
             record.get("id") or "",
         )
