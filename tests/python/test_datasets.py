@@ -62,6 +62,14 @@ def test_validate_finds_planted_problems(tmp_path: Path) -> None:
     assert "leak-subject" in report._repr_html_()
 
 
+def test_validate_takes_what_memorization_takes() -> None:
+    name = "country_capital_city"
+    facts = km.datasets.facts(name)
+    expected = repr(km.validate(facts))
+    for given in (name, facts[name], [facts[name]]):
+        assert repr(km.validate(given)) == expected
+
+
 def test_json_jsonl_and_csv_agree(tmp_path: Path) -> None:
     template = "The capital of {} is"
     (tmp_path / "a.json").write_text(

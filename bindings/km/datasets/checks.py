@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,12 +115,15 @@ def _first_tokens(relation: Relation, model: _Encoder) -> Iterator[FactProblem]:
         yield FactProblem("first-token-collision", relation.name, "", detail)
 
 
-def validate(facts: FactSet, model: _Encoder | None = None) -> FactReport:
+def validate(
+    facts: FactSet | Relation | Iterable[Relation] | str, model: _Encoder | None = None
+) -> FactReport:
     """Look for what would bend a recall figure.
 
     Parameters
     ----------
-    facts : FactSet
+    facts : FactSet, Relation, relations or str
+        As `km.memorization` takes them.
     model : km.Model, optional
         With a model, answers that share their first token are reported too.
 
@@ -138,11 +141,14 @@ def validate(facts: FactSet, model: _Encoder | None = None) -> FactReport:
     >>> validate(facts("country_capital_city"))
     FactReport(16 facts, no problems)
     """
+    from km.recall_plan import resolve_facts
+
     problems: list[FactProblem] = []
-    for relation in facts:
+    relations = resolve_facts(facts)
+    for relation in relations:
         problems += _duplicates(relation)
         problems += _alias_clashes(relation)
         problems += _leaks(relation)
         if model is not None:
             problems += _first_tokens(relation, model)
-    return FactReport(problems, len(facts))
+    return FactReport(problems, sum(len(relation) for relation in relations))
