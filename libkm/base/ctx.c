@@ -5,26 +5,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/ctx_private.h"
 
 #define MAX_THREADS 1024
-#define HUGE_PAGE ((size_t)2 << 20)
 
-/* Large blocks (weights, workspaces) ask for huge pages: one fault then clears 2 MiB instead of
- * 4 KiB, and a product misses the translation buffer less. */
 static void *system_alloc(void *payload, size_t size, size_t align) {
     (void)payload;
     void *ptr = NULL;
-    const bool large = size >= 2 * HUGE_PAGE;
-    if (posix_memalign(&ptr, large ? HUGE_PAGE : align, size) != 0) {
-        return NULL;
-    }
-    if (large) {
-        (void)madvise(ptr, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* only a hint */
-    }
-    return ptr;
+    return posix_memalign(&ptr, align, size) == 0 ? ptr : NULL;
 }
 
 static void system_free(void *payload, void *ptr, size_t size) {
