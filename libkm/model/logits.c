@@ -5,8 +5,10 @@
 
 #include "model/forward_private.h"
 
-/* The block of logits takes at most this many bytes, and at least LEAST_ROWS rows. */
-#define BLOCK_BYTES ((int64_t)128 << 20)
+/* The block of logits takes at most this many bytes, and at least LEAST_ROWS rows. Larger ones gain
+ * nothing, and the C library gives blocks from 32 MiB on back to the system after each pass, which
+ * then clears their pages again. */
+#define BLOCK_BYTES ((int64_t)24 << 20)
 #define LEAST_ROWS 32
 #define MOST_ROWS 256
 
