@@ -417,6 +417,12 @@ def _paired(a: _Side, b: _Side, settings: Mapping[str, Any], draws: int) -> _Fou
     import numpy as np
 
     shared = [key for key in a.items if key in b.items]
+    for key in shared:
+        if a.items[key][1] != b.items[key][1]:
+            raise ArgumentError(
+                f"relation {key[0]!r}, fact {key[1]!r} is about {a.items[key][1]!r} in one result "
+                f"and {b.items[key][1]!r} in the other; pairs need the same facts"
+            )
     keys = [key for key in shared if a.items[key][2] is not None and b.items[key][2] is not None]
     if len(keys) < 2:
         raise ArgumentError(f"only {len(keys)} facts have an outcome in both results")

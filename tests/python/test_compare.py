@@ -96,6 +96,15 @@ def test_same_result_twice() -> None:
     assert found.mcnemar is not None and found.mcnemar.p == 1
 
 
+def test_facts_of_one_id_about_two_subjects_are_no_pairs() -> None:
+    columns = [("relation", "text"), ("fact", "text"), ("subject", "text"), ("exact", "bool")]
+    cells = [["r"] * 3, ["0", "1", "2"]]
+    a = Table(columns, [*cells, ["x", "y", "z"], [True, False, True]])
+    b = Table(columns, [*cells, ["x", "v", "w"], [True, True, False]])
+    with pytest.raises(km.ArgumentError, match="'1' is about 'y' in one result and 'v'"):
+        km.compare(a, b)
+
+
 def test_text_outcome() -> None:
     columns = [("relation", "text"), ("subject", "text"), ("state", "text")]
     places = [["r1"] * 4 + ["r2"] * 4, list("abcdefgh")]
