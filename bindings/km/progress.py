@@ -17,12 +17,18 @@ ProgressFunction: TypeAlias = Callable[[int, int, dict[str, Any]], object]
 Progress: TypeAlias = bool | ProgressFunction | None
 
 
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process; that ipykernel was imported does not say so."""
+    application = sys.modules.get("ipykernel.kernelapp")
+    return application is not None and bool(application.IPKernelApp.initialized())
+
+
 def _wants_bar(progress: bool | None) -> bool:
     if os.environ.get("KM_PROGRESS") == "0":
         return False
     if progress is not None:
         return progress
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
 
 class ProgressReporter:

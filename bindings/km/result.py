@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from km import _km
 from km.display import escape, mapping_html
 from km.errors import ArgumentError, NotFoundError
+from km.progress import in_notebook
 from km.table import Table
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def command_line() -> str | None:
     program = Path(sys.argv[0])
     if program.name == "km" or program.parts[-2:] == ("km", "__main__.py"):
         return shlex.join(["km", *sys.argv[1:]])
-    if program.suffix != ".py" or "ipykernel" in sys.modules:
+    if program.suffix != ".py" or in_notebook():
         return None
     return shlex.join(["python", *sys.argv])
 

@@ -147,7 +147,17 @@ def test_no_bar_when_nobody_looks(bars: list[FakeBar], monkeypatch: pytest.Monke
     ProgressReporter(False)(1, 2)
     monkeypatch.setattr(sys, "stderr", None)
     ProgressReporter(None)(1, 2)
+    # A program may have imported ipykernel without being a notebook.
+    application = types.SimpleNamespace(initialized=lambda: False)
+    kernel = types.SimpleNamespace(IPKernelApp=application)
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel)
+    ProgressReporter(None)(1, 2)
     assert bars == []
+    application.initialized = lambda: True
+    ProgressReporter(None)(1, 2)
+    assert len(bars) == 1
+    bars.clear()
+    application.initialized = lambda: False
     monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: True))
     ProgressReporter(None)(1, 2)
     assert len(bars) == 1
