@@ -309,12 +309,24 @@ def test_threads_change_no_bit(model_path: Path, facts: Any) -> None:
     assert runs[0] == runs[1]
 
 
+def first_token(model: km.Model, answer: str) -> str:
+    """The text of an answer's first token; the answer where that token is a lone blank."""
+    token = model.encode(f" {answer}", bos=False)[:1]
+    return model.decode(token).removeprefix(" ") or answer
+
+
 def test_first_tokens_equal_transformers(model: km.Model) -> None:
-    """Ranks and log-probabilities of 1,871 first answer tokens, made by transformers in F32."""
+    """Ranks and log-probabilities of 1,871 first answer tokens, made by transformers in F32.
+
+    Answers are cut to their first token: the others would be computed and not looked at.
+    """
     reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
     ranks, differences, n_equal = [], [], 0
     for name, relation in reference["relations"].items():
-        facts = [(str(i), s, [o], [], -1) for i, (s, o, _, _) in enumerate(relation["rows"])]
+        facts = [
+            (str(i), s, [first_token(model, o)], [], -1)
+            for i, (s, o, _, _) in enumerate(relation["rows"])
+        ]
         table = Table.wrap(
             _km.memorization_run(
                 model._model, name, [relation["template"]], "it", facts, None, 1024, False, None
