@@ -148,10 +148,13 @@ static km_status read_rope_object(km_config *out, double *base, const json_t *ob
     if (kind == NULL) {
         KM_TRY(read_string(&kind, object, "type", err));
     }
+    KM_TRY(read_double(&factor, object, "factor", 1.0, err));
     if (kind == NULL) {
+        if (factor != 1.0) {
+            return KM_SET(err, KM_EFORMAT, "field '%s': 'factor' without 'rope_type'", name);
+        }
         kind = "default";
     }
-    KM_TRY(read_double(&factor, object, "factor", 1.0, err));
     return km__config_set_rope_scaling(out, kind, strlen(kind), factor, name, err);
 }
 
@@ -184,6 +187,10 @@ static km_status read_rope(km_config *out, const json_t *root, double base, km_e
     KM_TRY(refuse_partial_rotation(root, err));
     KM_TRY(read_object(&rope, root, "rope_parameters", err));
     KM_TRY(read_object(&old, root, "rope_scaling", err));
+    if (rope != NULL && old != NULL && !json_equal(rope, old)) {
+        return KM_SET(err, KM_EFORMAT,
+                      "fields 'rope_parameters' and 'rope_scaling' differ: give one of them");
+    }
     if (rope != NULL &&
         (field(rope, "full_attention") != NULL || field(rope, "sliding_attention") != NULL)) {
         return read_nested_rope(out, rope, err);

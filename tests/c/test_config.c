@@ -269,6 +269,10 @@ static void test_json_refusals(void **state) {
         {"{" LLAMA_SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", KM_EUNSUPPORTED,
          "partial_rotary_factor"},
         {"{" LLAMA_SIZES ",\"rope_parameters\":[]}", KM_EFORMAT, "not an object"},
+        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"factor\":2}}", KM_EFORMAT, "without 'rope_type'"},
+        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"default\"},"
+         "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}",
+         KM_EFORMAT, "'rope_parameters' and 'rope_scaling' differ"},
         {"{" GEMMA_SIZES ",\"final_logit_softcapping\":30}", KM_EUNSUPPORTED, "softcapping"},
         {"{" GEMMA_SIZES ",\"hidden_activation\":\"gelu\"}", KM_EUNSUPPORTED, "'gelu'"},
         {"{" GEMMA_SIZES ",\"use_bidirectional_attention\":true}", KM_EUNSUPPORTED,
