@@ -22,26 +22,22 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     commands = kb.add_subparsers(dest="kb_command", metavar="COMMAND", required=True)
 
     info = _command(commands, "info", "what the file holds, and whether it is sound")
-    info.add_argument("file", metavar="FILE")
     info.add_argument("--check", action="store_true", help="check pages, references and digests")
     info.set_defaults(handler=run_info)
 
     search = _command(commands, "search", "find nodes, works, facts and texts")
-    search.add_argument("file", metavar="FILE")
     search.add_argument("text", metavar="TEXT", nargs="+")
     search.add_argument("--kind", choices=("node", "work", "fact", "text"))
     search.add_argument("--limit", type=_positive, default=20)
     search.set_defaults(handler=run_search)
 
     query = _command(commands, "query", "run one SQL statement that reads")
-    query.add_argument("file", metavar="FILE")
     query.add_argument("sql", metavar="SQL", help="the statement; - reads standard input")
     query.add_argument("params", metavar="VALUE", nargs="*", help="values for ? in the statement")
     query.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     query.set_defaults(handler=run_query)
 
-    ask = _command(commands, "ask", "answer a named question; --list shows them")
-    ask.add_argument("file", metavar="FILE", nargs="?")
+    ask = _command(commands, "ask", "answer a named question; --list shows them", needs_file=False)
     ask.add_argument("name", metavar="QUESTION", nargs="?")
     ask.add_argument("params", metavar="NAME=VALUE", nargs="*", type=_assignment)
     ask.add_argument("--list", action="store_true", help="list the questions")
@@ -50,7 +46,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_info(args: argparse.Namespace) -> int:
     """``km kb info``; exit code 1 when --check finds a problem."""
-    with _open(args.file) as kb:
+    with _open(args.kb) as kb:
         facts: dict[str, Any] = dict(kb.info())
         problems = list(kb.check(full=True).rows()) if args.check else []
     if args.check:
@@ -68,7 +64,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 def run_search(args: argparse.Namespace) -> int:
     """``km kb search``."""
-    with _open(args.file) as kb:
+    with _open(args.kb) as kb:
         _show(kb.search(" ".join(args.text), kind=args.kind, limit=args.limit), args.json)
     return 0
 
@@ -76,7 +72,7 @@ def run_search(args: argparse.Namespace) -> int:
 def run_query(args: argparse.Namespace) -> int:
     """``km kb query``."""
     sql = sys.stdin.read() if args.sql == "-" else args.sql
-    with _open(args.file) as kb:
+    with _open(args.kb) as kb:
         params = [_number_or_text(value) for value in args.params]
         _show(kb.query(sql, params, timeout=args.timeout), args.json)
     return 0
@@ -89,17 +85,21 @@ def run_ask(args: argparse.Namespace) -> int:
     if args.list:
         _show_questions(KnowledgeBase.questions(), args.json)
         return 0
-    if args.file is None or args.name is None:
-        args.usage("FILE and QUESTION are needed; --list shows the questions")
-    with _open(args.file) as kb:
+    if args.kb is None or args.name is None:
+        args.usage("QUESTION and --kb FILE are needed; --list shows the questions")
+    with _open(args.kb) as kb:
         _show(kb.ask(args.name, **dict(args.params)), args.json)
     return 0
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help: str,
+    needs_file: bool = True,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.add_argument("--kb", metavar="FILE", required=needs_file, help="the knowledge base")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 

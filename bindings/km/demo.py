@@ -89,7 +89,7 @@ def next_commands(folder: Path) -> list[str]:
     """Three commands that go on from the demonstration in `folder`."""
     base, picture = (shlex.quote(str(folder / name)) for name in ("study.db", "tokyo.svg"))
     return [
-        f"km kb ask {base} contradicted-hypotheses",
+        f"km kb ask contradicted-hypotheses --kb {base}",
         f"km measure memorization --facts country_capital_city --kb {base}",
         "km draw lens --prompt 'The capital of Japan is the city of' --answer ' Tokyo' "
         f"--out {picture}",

@@ -391,6 +391,7 @@ def memorization(
     >>> model = km.load()  # doctest: +SKIP
     >>> km.memorization(model, "country_capital_city", templates=0)  # doctest: +SKIP
     """
+    _check_objects(model, kb)
     if not 0 < confidence < 1:
         raise ArgumentError(f"confidence is {confidence}, not between 0 and 1")
     if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
@@ -431,6 +432,17 @@ def memorization(
     if kb is not None and not kb.read_only:
         result.run = kb.record(result)
     return result
+
+
+def _check_objects(model: object, kb: object) -> None:
+    """A name or a path in place of the object is a likely slip: say what makes one of it."""
+    from km.kb import KnowledgeBase
+    from km.model import Model
+
+    if not isinstance(model, Model):
+        raise ArgumentError(f"model is a {type(model).__name__}; load one with km.load(...)")
+    if kb is not None and not isinstance(kb, KnowledgeBase):
+        raise ArgumentError(f"kb is a {type(kb).__name__}; open one with km.KnowledgeBase(path)")
 
 
 class _Work:

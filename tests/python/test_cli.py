@@ -90,7 +90,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "verify 1",
         "kb",
         "kb ask",
-        "kb search x.db --limit 0 word",
+        "kb search --kb x.db --limit 0 word",
         "completion tcsh",
         "--nothing",
     ],
@@ -140,11 +140,11 @@ MEASURING = "measure memorization --kb {d}/new.db --facts "
         (MEASURING + "adj_antonym --max-candidates 1", "max_candidates"),
         ("measure memorization --kb {d}/noise.db --facts adj_antonym", "noise.db"),
         ("measure memorization --kb {d}/no/new.db --facts adj_antonym", "new.db"),
-        ("kb info {d}/no.db", "no.db"),
-        ("kb info {d}/noise.db", "noise.db"),
-        ("kb ask {d}/empty.db contradicted", "contradicted"),
-        ("kb query {d}/empty.db 'DELETE FROM runs'", "only reading"),
-        ("kb query {d}/empty.db 'SELECT nothing FROM runs'", "nothing"),
+        ("kb info --kb {d}/no.db", "no.db"),
+        ("kb info --kb {d}/noise.db", "noise.db"),
+        ("kb ask contradicted --kb {d}/empty.db", "contradicted"),
+        ("kb query 'DELETE FROM runs' --kb {d}/empty.db", "only reading"),
+        ("kb query 'SELECT nothing FROM runs' --kb {d}/empty.db", "nothing"),
         ("report --kb {d}/empty.db --out {d}/x.html", "recall run"),
         ("report --kb {d}/no.db --out {d}/x.html", "no.db"),
         ("draw recall --kb {d}/empty.db --out {d}/x.svg", "recall run"),
@@ -163,7 +163,7 @@ def test_error(line: str, named: str, files: Path, capsys: pytest.CaptureFixture
 
 
 def test_error_in_a_process(files: Path) -> None:
-    done = run("kb", "info", files / "noise.db")
+    done = run("kb", "info", "--kb", files / "noise.db")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("km: ") and done.stderr.count("\n") == 1
 
@@ -221,15 +221,15 @@ def test_report(study: Path, tmp_path: Path) -> None:
 
 def test_kb(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(study)
-    assert main(["kb", "info", file, "--check", "--json"]) == 0
+    assert main(["kb", "info", "--kb", file, "--check", "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["problems"] == 0 and int(info["runs"]) == 1
-    assert main(["kb", "search", file, "memorization", "--json"]) == 0
+    assert main(["kb", "search", "memorization", "--kb", file, "--json"]) == 0
     assert all(json.loads(line) for line in capsys.readouterr().out.splitlines())
     sql = "SELECT count(*) AS n FROM runs WHERE measure = ?"
-    assert main(["kb", "query", file, sql, "memorization.recall", "--json"]) == 0
+    assert main(["kb", "query", sql, "memorization.recall", "--kb", file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"n": 1}
-    assert main(["kb", "ask", file, "runs"]) == 0
+    assert main(["kb", "ask", "runs", "--kb", file]) == 0
     assert "measure: memorization.recall" in capsys.readouterr().out
     assert main(["kb", "ask", "--list"]) == 0
     assert "contradicted-hypotheses" in capsys.readouterr().out
@@ -357,7 +357,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
 def test_output_into_head(study: Path) -> None:
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) "
     query += "SELECT i, 'row of a long answer' AS text FROM n"
-    line = shlex.join([*KM, "kb", "query", str(study), query, "--json"]) + " | head -n 1"
+    line = shlex.join([*KM, "kb", "query", query, "--kb", str(study), "--json"]) + " | head -n 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120
     )

@@ -601,23 +601,23 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "study.db")
     with km.KnowledgeBase(path) as kb:
         kb.record(toy_result())
-    assert run_command("info", path, "--json", "--check") == 0
+    assert run_command("info", "--kb", path, "--json", "--check") == 0
     info = json.loads(capsys.readouterr().out)
     assert (info["runs"], info["problems"]) == ("1", 0)
-    assert run_command("search", path, "modular", "region", "--json") == 0
+    assert run_command("search", "modular", "region", "--kb", path, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["ref"] == "hyp-modular-region"
-    assert run_command("query", path, "SELECT ? + 1 AS x", "41", "--json") == 0
+    assert run_command("query", "SELECT ? + 1 AS x", "41", "--kb", path, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"x": 42}
-    assert run_command("ask", path, "path-to-node", "node=grokking") == 0
+    assert run_command("ask", "path-to-node", "node=grokking", "--kb", path) == 0
     assert "Grokking" in capsys.readouterr().out
     assert run_command("ask", "--list") == 0
     assert "contradicted-hypotheses" in capsys.readouterr().out
     with pytest.raises(SystemExit) as caught:
-        run_command("ask", path)
+        run_command("ask", "--kb", path)
     assert caught.value.code == 2
     with pytest.raises(SystemExit) as caught:
-        run_command("search", path, "x", "--limit", "0")
+        run_command("search", "x", "--kb", path, "--limit", "0")
     assert caught.value.code == 2
     with pytest.raises(km.NotFoundError):
-        run_command("info", str(tmp_path / "none.db"))
+        run_command("info", "--kb", str(tmp_path / "none.db"))

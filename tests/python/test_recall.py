@@ -460,3 +460,10 @@ def test_ids_that_do_not_fit_are_refused() -> None:
         scores.precision_at([0.5], 1)
     with pytest.raises(km.ArgumentError, match="outside"):
         scores.rank([[0.0, 1.0]], [0], vocabulary=[-1])
+
+
+def test_names_in_place_of_objects_say_what_to_do(model: km.Model) -> None:
+    with pytest.raises(km.ArgumentError, match=r"km\.load"):
+        km.memorization("smollm2", "adj_antonym")  # type: ignore[arg-type]
+    with pytest.raises(km.ArgumentError, match=r"km\.KnowledgeBase"):
+        km.memorization(model, "adj_antonym", kb="study.db")  # type: ignore[arg-type]
