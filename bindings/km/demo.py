@@ -15,7 +15,7 @@ from km import datasets
 from km.kb import KnowledgeBase
 from km.model import load
 from km.recall import Recall, memorization
-from km.report import baseline_table, draw_taxonomy, write_report
+from km.report import baseline_table, draw_taxonomy, require_renderer, write_report
 
 if TYPE_CHECKING:
     from km.lens import LensResult
@@ -120,6 +120,7 @@ def run_demo(
     -------
     Recall
     """
+    require_renderer()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()

@@ -285,13 +285,23 @@ def _commands(kb: KnowledgeBase, recall: Recall) -> list[tuple[str, str]]:
     return [*repeat, ("Measure every row again and compare", verify)]
 
 
-def _environment() -> Any:
+def require_renderer() -> Any:
+    """The module that renders pages; call it before long work that ends in a report.
+
+    Raises
+    ------
+    ImportError
+        Jinja2 is missing.
+    """
     try:
         import jinja2
     except ImportError:
-        raise ImportError(
-            "reports need Jinja2; install it with: pip install 'km[report]'"
-        ) from None
+        raise ImportError("reports need Jinja2; install it with: pip install jinja2") from None
+    return jinja2
+
+
+def _environment() -> Any:
+    jinja2 = require_renderer()
     return jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,

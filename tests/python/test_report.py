@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,14 @@ def test_baseline_table(plain: tuple[km.Recall, Path]) -> None:
     assert first.split()[:4] == ["country_capital_city", "*", "4", "0.90"]
     assert second.split()[:3] == ["level", "4", "0.90"]
     assert note.startswith("* the lower end")
+
+
+def test_without_jinja2_the_demo_stops_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from km.demo import run_demo
+
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match="pip install jinja2"):
+        run_demo(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
