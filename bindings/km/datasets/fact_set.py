@@ -56,8 +56,6 @@ class Relation:
     subjectless : str
         What stands in the subject's place in the subject-removed baseline.
     facts : tuple of Fact
-    symmetric : bool
-        Whether subject and answer may change places.
     """
 
     name: str
@@ -65,7 +63,6 @@ class Relation:
     templates: tuple[str, ...]
     subjectless: str
     facts: tuple[Fact, ...]
-    symmetric: bool = False
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -151,7 +148,6 @@ def relation_from_dict(record: dict[str, Any]) -> Relation:
         templates=tuple(record["templates"]),
         subjectless=record.get("subjectless", "it"),
         facts=facts,
-        symmetric=bool(record.get("symmetric", False)),
     )
 
 
