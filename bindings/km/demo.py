@@ -76,7 +76,7 @@ def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]
 def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> None:
     recall.draw().save(out / "recall.svg")
     lens.draw().save(out / "lens.svg")
-    draw_taxonomy(kb, recall).save(out / "taxonomy.svg")
+    draw_taxonomy(kb.taxonomy, recall).save(out / "taxonomy.svg")
 
 
 def _program() -> str:

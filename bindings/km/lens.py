@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from km.errors import ArgumentError
-from km.result import Result, make_provenance, stored_result
+from km.result import Result, make_provenance, stored_provenance, stored_table
 from km.table import Table
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ class LensResult(Result):
         NotFoundError
             There is no such finished run, or it is not a lens.
         """
-        provenance, table = stored_result(kb, run, LENS_ID)
+        provenance, key = stored_provenance(kb, run, LENS_ID)
         parameters = provenance["parameters"]
-        return cls(table, provenance, parameters["prompt"], parameters["answer"])
+        return cls(
+            stored_table(kb, run, key), provenance, parameters["prompt"], parameters["answer"]
+        )
 
     @property
     def model_name(self) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import _km
 from km import recall_summary as summary
 from km.display import escape
-from km.errors import ArgumentError, NotFoundError
+from km.errors import ArgumentError
+from km.lens import LENS_ID
 from km.progress import Progress, ProgressReporter
 from km.recall_plan import RelationPlan, make_plan, resolve_facts
-from km.result import Result, content_key, make_provenance
+from km.result import (
+    Result,
+    content_key,
+    make_provenance,
+    stored_provenance,
+    stored_table,
+)
 from km.table import Table
 
 if TYPE_CHECKING:
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
 
 RECALL_ID = "memorization.recall"
 RECALL_VERSION = 1
-LENS_ID = "memorization.lens"
 
 RANDOM_INIT = "random initialisation"
 
@@ -82,20 +87,14 @@ class Recall(Result):
         NotFoundError
             There is no such finished run, or it is not one of recall.
         """
-        provenance = _stored_provenance(kb, run)
+        provenance, _ = stored_provenance(kb, run, RECALL_ID)
         keys = [
             key
             for relation in provenance["parameters"]["relations"]
             for key in (relation["chunk"], relation["control"])
             if key is not None
         ]
-        chunks = []
-        for key in keys:
-            table = kb.load_chunk(key)
-            if table is None:
-                raise NotFoundError(f"run {run}: chunk {key} is not in {kb.path}")
-            chunks.append((key, table))
-        return cls(chunks, provenance, run)
+        return cls([(key, stored_table(kb, run, key)) for key in keys], provenance, run)
 
     def _summarise(self, confidence: float, seed: int) -> None:
         rows = list(self.table.rows())
@@ -229,11 +228,10 @@ def _evidence(
     for name, row in (("micro", overall[0]), ("macro", overall[1])):
         if row["recall"] is None:
             continue
-        floors = [row[k] for k in ("commonest", "subject_removed", "shuffled", "random_init")]
         out.append(
             _item(
                 "memorization", RECALL_ID, f"recall_{name}", row["recall"], row["low"],
-                row["high"], row["n"], "share", max(f for f in floors if f is not None),
+                row["high"], row["n"], "share", max(summary.floors(row)),
                 _line(row) + ". The baseline is the strongest of these.",
             )
         )  # fmt: skip
@@ -532,29 +530,3 @@ def _scaled(report: ProgressReporter, n_cases: int) -> Callable[[int, int], None
         report(n_cases * done // total if total else 0)
 
     return tell
-
-
-def _stored_provenance(kb: KnowledgeBase, run: int) -> dict[str, Any]:
-    """The provenance of a recall run from its rows in the knowledge base."""
-    found = kb.query(
-        "SELECT r.measure, r.version, r.parameters, r.seed, r.km_version, r.cpu, r.blas_core, "
-        "r.started AS time, r.command, r.status, m.name, m.path, m.fingerprint, m.tokenizer_hash, "
-        "m.precision, m.architecture, m.n_parameters "
-        "FROM runs AS r LEFT JOIN models AS m ON m.id = r.model WHERE r.id = ?",
-        [run],
-    )
-    if not len(found):
-        raise NotFoundError(f"{kb.path} has no run {run}")
-    row = found.row(0)
-    if row["measure"] != RECALL_ID or row["status"] != "done":
-        raise NotFoundError(f"run {run} of {kb.path} is {row['measure']}, {row['status']}")
-    model_keys = (
-        "name", "path", "fingerprint", "tokenizer_hash", "precision", "architecture",
-        "n_parameters",
-    )  # fmt: skip
-    keys = ("measure", "version", "seed", "km_version", "cpu", "blas_core", "time", "command")
-    return {
-        **{key: row[key] for key in keys},
-        "parameters": json.loads(row["parameters"]),
-        "model": {key: row[key] for key in model_keys},
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from km import _km, stats
@@ -77,6 +77,14 @@ SURVIVAL_COLUMNS = [
     Column("random_init", "double", "share", "The same for random weights."),
     Column("n_random_init", "int64", "rows", "Its rows."),
 ]
+
+
+BASELINES = ("commonest", "subject_removed", "shuffled", "random_init")
+
+
+def floors(row: Mapping[str, Any]) -> list[float]:
+    """What a summary row's recall stands beside: the baselines that were measured."""
+    return [row[name] for name in BASELINES if row[name] is not None]
 
 
 def mean(values: Iterable[float | bool | None]) -> float | None:

@@ -15,9 +15,10 @@ from km.draw._common import footnote
 from km.errors import NotFoundError
 from km.lens import LENS_ID, LensResult
 from km.recall import RECALL_ID, Recall
+from km.recall_summary import floors
 
 if TYPE_CHECKING:
-    from km.kb import KnowledgeBase
+    from km.kb import KnowledgeBase, Taxonomy
     from km.picture import Picture
 
 BASELINES = (
@@ -54,8 +55,8 @@ def share(value: float | None) -> str:
 
 def clears_baselines(row: Mapping[str, Any]) -> bool:
     """Whether the lower end of the interval lies above every baseline that was measured."""
-    floors = [row[name] for name, _ in BASELINES if row[name] is not None]
-    return row["low"] is not None and bool(floors) and row["low"] > max(floors)
+    beside = floors(row)
+    return row["low"] is not None and bool(beside) and row["low"] > max(beside)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -164,12 +165,12 @@ def _cards(recall: Recall) -> list[dict[str, str]]:
 
 def _findings(recall: Recall) -> list[str]:
     micro = next(iter(recall.overall.rows()))
-    floors = [(micro[name], label) for name, label in BASELINES if micro[name] is not None]
-    if micro["recall"] is None or not floors:
+    baselines = [(micro[name], label) for name, label in BASELINES if micro[name] is not None]
+    if micro["recall"] is None or not baselines:
         return ["No answer had a wrong candidate to be ranked against, so there is no recall."]
-    beside = ", ".join(f"{label} {share(value)}" for value, label in floors)
+    beside = ", ".join(f"{label} {share(value)}" for value, label in baselines)
     lines = [f"Over all facts, recall is {share(micro['recall'])}; beside it stand: {beside}."]
-    value, label = max(floors)
+    value, label = max(baselines)
     if micro["low"] is not None:
         side = "above" if micro["low"] > value else "not clearly above"
         lines.append(
@@ -214,18 +215,18 @@ def _survival(recall: Recall) -> dict[str, Any] | None:
     }
 
 
-def draw_taxonomy(kb: KnowledgeBase, recall: Recall) -> Picture:
-    """The taxonomy with the evidence of one run, whatever else the knowledge base holds."""
+def draw_taxonomy(taxonomy: Taxonomy, recall: Recall) -> Picture:
+    """The taxonomy with the evidence of one run, whatever else its knowledge base holds."""
     from km import draw
 
     about = recall.provenance["model"]
     origin = {"model": about["name"], "precision": about["precision"]}
     evidence = [row | origin for row in recall.evidence]
-    return draw.taxonomy(kb, evidence, provenance=footnote(recall, None))
+    return draw.taxonomy(taxonomy, evidence, provenance=footnote(recall, None))
 
 
-def _evidence(kb: KnowledgeBase, recall: Recall) -> list[dict[str, Any]]:
-    names = {node["id"]: node["name"] for node in kb.taxonomy.nodes}
+def _evidence(taxonomy: Taxonomy, recall: Recall) -> list[dict[str, Any]]:
+    names = {node["id"]: node["name"] for node in taxonomy.nodes}
     return [
         {
             "node": names[row["node"]],
@@ -329,6 +330,7 @@ def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
     from km import draw
 
     recall = newest_recall(kb, run)
+    taxonomy = kb.taxonomy
     model = recall.provenance["model"]
     confidence = float(recall.parameters["confidence"])
     level = f"{100 * confidence:g} %"
@@ -355,8 +357,8 @@ def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
             notes=recall.notes,
             lenses=_lenses(kb, recall),
             survival=_survival(recall),
-            taxonomy_svg=draw_taxonomy(kb, recall).svg,
-            evidence=_evidence(kb, recall),
+            taxonomy_svg=draw_taxonomy(taxonomy, recall).svg,
+            evidence=_evidence(taxonomy, recall),
             provenance=_provenance(recall),
             commands=_commands(kb, recall),
         )

@@ -111,13 +111,15 @@ def command_line() -> str | None:
     return shlex.join(["python", *sys.argv])
 
 
-def stored_result(kb: KnowledgeBase, run: int, measure: str) -> tuple[dict[str, Any], Table]:
-    """Provenance and table of a finished run of `measure` whose result is one table.
+def stored_provenance(
+    kb: KnowledgeBase, run: int, measure: str
+) -> tuple[dict[str, Any], str | None]:
+    """Provenance of a finished run of `measure`, and the key of its result.
 
     Raises
     ------
     NotFoundError
-        There is no such run, it is of another measure, or its table is not there.
+        There is no such run, it has not finished, or it is of another measure.
     """
     found = kb.query(
         "SELECT r.measure, r.version, r.parameters, r.seed, r.km_version, r.cpu, r.blas_core, "
@@ -136,10 +138,21 @@ def stored_result(kb: KnowledgeBase, run: int, measure: str) -> tuple[dict[str, 
         [model],
     )
     provenance["model"] = models.row(0) if len(models) else None
-    table = kb.load_chunk(key)
+    return provenance, key
+
+
+def stored_table(kb: KnowledgeBase, run: int, key: str | None) -> Table:
+    """A table that a run rests on.
+
+    Raises
+    ------
+    NotFoundError
+        The table is not in the knowledge base.
+    """
+    table = None if key is None else kb.load_chunk(key)
     if table is None:
-        raise NotFoundError(f"run {run}: its table is not in {kb.path}")
-    return provenance, table
+        raise NotFoundError(f"run {run}: its table {key} is not in {kb.path}")
+    return table
 
 
 def canonical_json(value: object) -> str:

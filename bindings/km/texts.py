@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +206,7 @@ def _text_rows(
 def _likelihood(part: dict[str, Any], text: str, ratio: float) -> dict[str, Any]:
     data = text.encode("utf-8")
     loss = scores.loss(part["logp"])
-    length = len(zlib.compress(data))
+    length = scores.zlib_length(data)
     return {
         "n_bytes": len(data),
         "loss": loss,
