@@ -299,19 +299,27 @@ static void finish_item(const token_forest *f, int64_t item) {
     }
 }
 
+enum { N_LISTS = 10 };
+
+static void list_all(growing *lists[N_LISTS], token_forest *f) {
+    growing *all[N_LISTS] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
+                             &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
+    memcpy(lists, all, sizeof all);
+}
+
 static void forest_reset(token_forest *f) {
-    growing *lists[] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
-                        &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+    growing *lists[N_LISTS];
+    list_all(lists, f);
+    for (int i = 0; i < N_LISTS; i++) {
         lists[i]->n = 0;
     }
     f->root = NONE;
 }
 
 static void forest_clear(token_forest *f) {
-    growing *lists[] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
-                        &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+    growing *lists[N_LISTS];
+    list_all(lists, f);
+    for (int i = 0; i < N_LISTS; i++) {
         km_free(f->engine->ctx, lists[i]->items);
     }
 }
