@@ -27,6 +27,8 @@ PUBLIC = {
     "stats.h": "base",
     "text.h": "text",
     "model.h": "model",
+    "points.h": "model",
+    "gradient.h": "model",
     "memorization.h": "measure",
     "memorization_scores.h": "measure",
     "km.h": "measure",

@@ -378,22 +378,46 @@ static PyObject *model_fingerprint(PyObject *self, PyObject *const *args, Py_ssi
     return result;
 }
 
+/* Indices of the layers with a sliding window. */
+static PyObject *windowed_layers(const km_config *c) {
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list != NULL && c->sliding_window > 0 && i < c->n_layers; i++) {
+        PyObject *index = c->windowed[i] ? PyLong_FromLong(i) : NULL;
+        if (c->windowed[i] && (index == NULL || PyList_Append(list, index) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(index);
+    }
+    return list;
+}
+
 static PyObject *model_config(PyObject *self, void *closure) {
     (void)closure;
+    static const char *const ACTIVATIONS[] = {"silu", "gelu_tanh", "gelu_erf"};
     const km_config *c = km_model_config(km_py_model_get(self));
     return Py_BuildValue(
-        "{ss ss si si si si si si si si sd sd ss sO sO sO sd sd ss sd sd sd si si}", "arch",
-        c->arch, "name", c->name, "n_layers", c->n_layers, "d_model", c->d_model, "n_heads",
+        "{ss ss si si si si si si si si ss sd sd ss sN sN sN sN sN sN sN sN sd sd sd sd ss ss si "
+        "sd "
+        "sd sd sd sd sd si si sN}",
+        "arch", c->arch, "name", c->name, "n_layers", c->n_layers, "d_model", c->d_model, "n_heads",
         c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "d_ffn", c->d_ffn,
-        "vocab_size", c->vocab_size, "context_length", c->context_length, "norm_eps", c->norm_eps,
-        "norm_offset", (double)c->norm_offset, "activation",
-        c->activation == KM_ACT_SILU ? "silu" : "gelu_tanh", "qk_norm",
-        c->qk_norm ? Py_True : Py_False, "post_norms", c->post_norms ? Py_True : Py_False,
-        "tied_embeddings", c->tied_embeddings ? Py_True : Py_False, "embed_scale",
-        (double)c->embed_scale, "attn_scale", (double)c->attn_scale, "rope_pairs",
-        c->rope_pairs == KM_ROPE_HALVES ? "halves" : "interleaved", "rope_base", c->rope_base,
-        "rope_base_local", c->rope_base_local, "rope_linear_scale", c->rope_linear_scale,
-        "sliding_window", c->sliding_window, "sliding_pattern", c->sliding_pattern);
+        "vocab_size", c->vocab_size, "context_length", c->context_length, "norm",
+        c->norm == KM_NORM_LAYER ? "layer" : "rms", "norm_eps", c->norm_eps, "norm_offset",
+        (double)c->norm_offset, "activation", ACTIVATIONS[c->activation], "gated_mlp",
+        PyBool_FromLong(c->gated_mlp), "parallel_residual", PyBool_FromLong(c->parallel_residual),
+        "qk_norm", PyBool_FromLong(c->qk_norm), "post_norms", PyBool_FromLong(c->post_norms),
+        "qkv_bias", PyBool_FromLong(c->qkv_bias), "attn_out_bias",
+        PyBool_FromLong(c->attn_out_bias), "mlp_bias", PyBool_FromLong(c->mlp_bias),
+        "tied_embeddings", PyBool_FromLong(c->tied_embeddings), "embed_scale",
+        (double)c->embed_scale, "attn_scale", (double)c->attn_scale, "attn_softcap",
+        (double)c->attn_softcap, "final_softcap", (double)c->final_softcap, "position",
+        c->position == KM_POSITION_LEARNED ? "learned" : "rope", "rope_pairs",
+        c->rope_pairs == KM_ROPE_HALVES ? "halves" : "interleaved", "rotary_dim", c->rotary_dim,
+        "rope_base", c->rope_base, "rope_base_local", c->rope_base_local, "rope_linear_scale",
+        c->rope_linear_scale, "rope_factor", c->rope_factor, "rope_low_freq_factor",
+        c->rope_low_freq_factor, "rope_high_freq_factor", c->rope_high_freq_factor,
+        "rope_original_context", c->rope_original_context, "sliding_window", c->sliding_window,
+        "windowed_layers", windowed_layers(c));
 }
 
 static PyObject *model_context(PyObject *self, void *closure) {

@@ -23,6 +23,7 @@ void km__config_set_name(km_config *config, const char *name, size_t n) {
 void km__config_set_llama(km_config *config) {
     (void)snprintf(config->arch, sizeof(config->arch), "llama");
     config->activation = KM_ACT_SILU;
+    config->gated_mlp = true;
     config->embed_scale = 1.0f;
     config->rope_linear_scale = 1.0;
 }
@@ -30,6 +31,7 @@ void km__config_set_llama(km_config *config) {
 void km__config_set_gemma3(km_config *config) {
     (void)snprintf(config->arch, sizeof(config->arch), "gemma3");
     config->activation = KM_ACT_GELU_TANH;
+    config->gated_mlp = true;
     config->qk_norm = true;
     config->post_norms = true;
     config->embed_scale = (float)sqrt((double)config->d_model);
@@ -80,7 +82,6 @@ static km_status check_sizes(const km_config *c, km_error *err) {
     KM_TRY(check_int("vocabulary size", c->vocab_size, 1, KM_MAX_VOCAB, err));
     KM_TRY(check_int("context length", c->context_length, 1, KM_MAX_CONTEXT, err));
     KM_TRY(check_int("sliding window", c->sliding_window, 0, KM_MAX_CONTEXT, err));
-    KM_TRY(check_int("sliding window pattern", c->sliding_pattern, 0, KM_MAX_LAYERS + 1, err));
     if (c->n_heads % c->n_kv_heads != 0) {
         return KM_SET(err, KM_EFORMAT, "%d heads cannot share %d KV heads evenly", c->n_heads,
                       c->n_kv_heads);
@@ -89,9 +90,7 @@ static km_status check_sizes(const km_config *c, km_error *err) {
         return KM_SET(err, KM_EFORMAT, "head width %d is odd: rotary pairs need an even one",
                       c->head_dim);
     }
-    if (c->sliding_window > 0 && c->sliding_pattern < 1) {
-        return KM_SET(err, KM_EFORMAT, "a sliding window needs a pattern of layers");
-    }
+    KM_TRY(check_int("number of rotated dimensions", c->rotary_dim, 0, c->head_dim, err));
     return KM_OK;
 }
 
@@ -102,6 +101,12 @@ static km_status check_reals(const km_config *c, km_error *err) {
     KM_TRY(check_double("rope scaling factor", c->rope_linear_scale, 1e-6, 1e6, err));
     KM_TRY(check_double("attention scale", (double)c->attn_scale, 1e-6, 1e6, err));
     return check_double("embedding scale", (double)c->embed_scale, 1e-6, 1e6, err);
+}
+
+void km__config_set_windows(km_config *config, int32_t pattern) {
+    for (int32_t i = 0; i < config->n_layers && i < KM_MAX_LAYERS; i++) {
+        config->windowed[i] = pattern == 0 || (i + 1) % pattern != 0;
+    }
 }
 
 km_status km__config_check(const km_config *config, km_error *err) {
@@ -147,6 +152,7 @@ km_status km__config_read(km_config *out, const km_container *container, km_erro
     memset(out, 0, sizeof(*out));
     name_from_path(out, km_container_path(container));
     KM_GO(read_source(out, container, err));
+    out->rotary_dim = out->head_dim;
     KM_GO(km__config_check(out, err));
 done:
     if (status != KM_OK) {

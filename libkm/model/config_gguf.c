@@ -194,8 +194,14 @@ static km_status read_gemma3(km_config *out, const source *s, km_error *err) {
     KM_TRY(read_rope(out, s, 1000000.0, err));
     KM_TRY(read_double(&out->rope_base_local, s, "rope.freq_base_swa", GEMMA3_LOCAL_BASE, err));
     KM_TRY(read_int(&out->sliding_window, s, "attention.sliding_window", REQUIRED, err));
-    KM_TRY(read_int(&out->sliding_pattern, s, "attention.sliding_window_pattern", GEMMA3_PATTERN,
-                    err));
+    int32_t pattern;
+    KM_TRY(read_int(&pattern, s, "attention.sliding_window_pattern", GEMMA3_PATTERN, err));
+    if (pattern < 1) {
+        return KM_SET(err, KM_EFORMAT,
+                      "key 'gemma3.attention.sliding_window_pattern' is %d, expected 1 or more",
+                      pattern);
+    }
+    km__config_set_windows(out, pattern);
     double width = out->head_dim;
     if (out->n_layers == GEMMA3_27B_LAYERS && out->n_heads > 0) {
         width = (double)out->d_model / out->n_heads;

@@ -206,14 +206,12 @@ static km_status read_rope(km_config *out, const json_t *root, double base, km_e
 
 /* ---- sliding windows ---- */
 
-/* layer_types as a period: every p-th layer is full. p = n_layers + 1 when none is. */
-static km_status pattern_from_types(int32_t *out, const json_t *types, int32_t n_layers,
-                                    km_error *err) {
-    if (!json_is_array(types) || json_array_size(types) != (size_t)n_layers) {
-        return KM_SET(err, KM_EFORMAT, "field 'layer_types' is not a list of %d layers", n_layers);
+static km_status windows_from_types(km_config *out, const json_t *types, km_error *err) {
+    if (!json_is_array(types) || json_array_size(types) != (size_t)out->n_layers) {
+        return KM_SET(err, KM_EFORMAT, "field 'layer_types' is not a list of %d layers",
+                      out->n_layers);
     }
-    *out = 0;
-    for (int32_t i = 0; i < n_layers; i++) {
+    for (int32_t i = 0; i < out->n_layers && i < KM_MAX_LAYERS; i++) {
         const char *type = json_string_value(json_array_get(types, (size_t)i));
         bool full = type != NULL && strcmp(type, "full_attention") == 0;
         if (!full && (type == NULL || strcmp(type, "sliding_attention") != 0)) {
@@ -221,18 +219,7 @@ static km_status pattern_from_types(int32_t *out, const json_t *types, int32_t n
                           "field 'layer_types': '%.*s' of layer %d is not supported",
                           KM_SHOWN(type != NULL ? type : "(no string)"), i);
         }
-        if (full && *out == 0) {
-            *out = i + 1;
-        }
-        if (full != (*out != 0 && (i + 1) % *out == 0)) {
-            return KM_SET(err, KM_EUNSUPPORTED,
-                          "field 'layer_types': full layers at no fixed distance (layer %d) are "
-                          "not supported",
-                          i);
-        }
-    }
-    if (*out == 0) {
-        *out = n_layers + 1;
+        out->windowed[i] = !full;
     }
     return KM_OK;
 }
@@ -244,9 +231,13 @@ static km_status read_windows(km_config *out, const json_t *root, km_error *err)
     KM_TRY(read_int(&pattern, root, "_sliding_window_pattern", 6, err));
     KM_TRY(read_int(&pattern, root, "sliding_window_pattern", pattern, err));
     if (types != NULL) {
-        KM_TRY(pattern_from_types(&pattern, types, out->n_layers, err));
+        return windows_from_types(out, types, err);
     }
-    out->sliding_pattern = pattern;
+    if (pattern < 1) {
+        return KM_SET(err, KM_EFORMAT, "field 'sliding_window_pattern' is %d, expected 1 or more",
+                      pattern);
+    }
+    km__config_set_windows(out, pattern);
     return KM_OK;
 }
 

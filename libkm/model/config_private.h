@@ -6,7 +6,6 @@
 
 /* Largest value of each size; far beyond any model that fits km, small enough that products of any
  * three stay inside 64 bits. */
-#define KM_MAX_LAYERS 1024
 #define KM_MAX_WIDTH (1 << 17)
 #define KM_MAX_HEADS 1024
 #define KM_MAX_HEAD_DIM 1024
@@ -24,6 +23,8 @@ KM_NODISCARD km_status km__config_check(const km_config *config, km_error *err);
 
 /* Copy a name of n bytes, cut at the last whole character that fits. */
 void km__config_set_name(km_config *config, const char *name, size_t n);
+/* Give every layer but each `pattern`-th the sliding window; pattern 0: every layer. */
+void km__config_set_windows(km_config *config, int32_t pattern);
 /* What every model of an architecture has in common: activation, norms, rotary pairs. */
 void km__config_set_llama(km_config *config);
 void km__config_set_gemma3(km_config *config);

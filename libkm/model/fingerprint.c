@@ -57,6 +57,21 @@ static void hash_real(km_sha256 *sha, const char *name, double value) {
     km_sha256_update(sha, line, (size_t)n);
 }
 
+/* The p for which every p-th layer is full and no other (layers + 1 when none is); 0 without
+ * windows, -1 when there is no such p. */
+static int64_t window_period(const km_config *c) {
+    int64_t period = c->sliding_window > 0 ? 1 : 0;
+    while (period > 0 && period <= c->n_layers && c->windowed[period - 1]) {
+        period++;
+    }
+    for (int32_t i = 0; period > 0 && i < c->n_layers; i++) {
+        if (c->windowed[i] != ((i + 1) % period != 0)) {
+            return -1;
+        }
+    }
+    return period;
+}
+
 /* Fields in alphabetical order. */
 static void hash_config(km_sha256 *sha, const km_config *c) {
     char line[96];
@@ -79,7 +94,7 @@ static void hash_config(km_sha256 *sha, const km_config *c) {
     hash_real(sha, "rope_base_local", c->rope_base_local);
     hash_real(sha, "rope_linear_scale", c->rope_linear_scale);
     hash_int(sha, "rope_pairs", (int64_t)c->rope_pairs);
-    hash_int(sha, "sliding_pattern", c->sliding_pattern);
+    hash_int(sha, "sliding_pattern", window_period(c));
     hash_int(sha, "sliding_window", c->sliding_window);
     hash_int(sha, "tied_embeddings", c->tied_embeddings);
     hash_int(sha, "vocab_size", c->vocab_size);

@@ -31,7 +31,7 @@ typedef struct layer_work {
 
 static bool layer_is_windowed(const km_config *config, int32_t layer) {
     return config->sliding_window > 0 &&
-           (config->sliding_pattern <= 0 || (layer + 1) % config->sliding_pattern != 0);
+           config->windowed[layer] != 0;
 }
 
 static int64_t node_of(const rows *r, int64_t row) {

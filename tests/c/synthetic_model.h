@@ -28,6 +28,8 @@ static inline km_config llama_config(void) {
                    .context_length = 4096};
     c.norm_eps = 1e-5;
     c.activation = KM_ACT_SILU;
+    c.gated_mlp = true;
+    c.rotary_dim = c.head_dim;
     c.embed_scale = 1.0f;
     c.attn_scale = 0.35355339f;
     c.rope_pairs = KM_ROPE_INTERLEAVED;
@@ -44,7 +46,7 @@ static inline km_config gemma_config(void) {
     c.d_model = 32;
     c.n_heads = 4;
     c.n_kv_heads = 1;
-    c.head_dim = 12;
+    c.head_dim = c.rotary_dim = 12;
     c.norm_eps = 1e-6;
     c.norm_offset = 1.0f;
     c.activation = KM_ACT_GELU_TANH;
@@ -56,7 +58,9 @@ static inline km_config gemma_config(void) {
     c.rope_base_local = 1e4;
     c.rope_linear_scale = 8.0;
     c.sliding_window = 5;
-    c.sliding_pattern = 3;
+    for (int32_t i = 0; i < c.n_layers; i++) {
+        c.windowed[i] = i % 3 != 2;
+    }
     return c;
 }
 
@@ -212,7 +216,7 @@ static inline void ref_add(const km_config *c, double *x, double *branch, const 
 static inline void ref_layer(reference *r, int32_t l, int64_t node, double *x) {
     const km_config *c = &r->model->config;
     const km_layer_weights *w = &r->model->weights.layers[l];
-    const bool windowed = c->sliding_window > 0 && (l + 1) % c->sliding_pattern != 0;
+    const bool windowed = c->sliding_window > 0 && c->windowed[l];
     const int64_t kv = c->n_kv_heads * c->head_dim, q = c->n_heads * c->head_dim;
     double h[64], queries[64], mixed[64], gate[64], up[64];
     double *keys = r->keys + (l * r->tree->n + node) * kv;

@@ -72,7 +72,7 @@ static void test_gguf_gemma3(void **state) {
     assert_true(c.embed_scale == sqrtf(32.0f) && c.attn_scale == 0.25f);
     assert_true(c.rope_base == 1e6 && c.rope_base_local == 1e4);
     assert_int_equal(c.sliding_window, 64);
-    assert_int_equal(c.sliding_pattern, 6);
+    assert_true(c.windowed[0] && c.windowed[1]); /* the first layers of six */
 }
 
 static void test_gguf_rope_scaling(void **state) {
@@ -228,7 +228,7 @@ static void test_json_gemma3(void **state) {
     assert_true(c.qk_norm && c.post_norms && c.tied_embeddings);
     assert_true(c.rope_base == 1e6 && c.rope_base_local == 1e4 && c.norm_eps == 1e-6);
     assert_int_equal(c.sliding_window, 7);
-    assert_int_equal(c.sliding_pattern, 6);
+    assert_true(c.windowed[0] && c.windowed[1] && c.windowed[2]); /* three layers of six */
     km_test_ok(read_json(&c, "{\"model_type\":\"gemma3\",\"text_config\":{" GEMMA_SIZES "}}", &err),
                &err);
     assert_int_equal(c.head_dim, 16);
@@ -237,7 +237,7 @@ static void test_json_gemma3(void **state) {
                          "\"sliding_attention\",\"sliding_attention\"]}",
                          &err),
                &err);
-    assert_int_equal(c.sliding_pattern, 4); /* beyond the last layer: none is full */
+    assert_true(c.windowed[0] && c.windowed[1] && c.windowed[2]);
 }
 
 static void test_json_refusals(void **state) {
@@ -281,9 +281,6 @@ static void test_json_refusals(void **state) {
         {"{" GEMMA_SIZES ",\"query_pre_attn_scalar\":-4}", KM_EFORMAT, "attention scale"},
         {"{" GEMMA_SIZES ",\"sliding_window_pattern\":0}", KM_EFORMAT, "pattern"},
         {"{" GEMMA_SIZES ",\"layer_types\":[]}", KM_EFORMAT, "not a list of 3 layers"},
-        {"{" GEMMA_SIZES ",\"layer_types\":[\"full_attention\",\"sliding_attention\","
-         "\"full_attention\"]}",
-         KM_EUNSUPPORTED, "no fixed distance"},
         {"{" GEMMA_SIZES ",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\","
          "\"factor\":2}}}",
          KM_EUNSUPPORTED, "sliding_attention"},

@@ -175,7 +175,7 @@ static void test_references_and_getters(void **state) {
     assert_string_equal(km_model_precision(model), "F32");
     assert_string_equal(km_model_config(model)->arch, "gemma3");
     assert_int_equal(km_model_config(model)->sliding_window, 8);
-    assert_int_equal(km_model_config(model)->sliding_pattern, 3);
+    assert_true(km_model_config(model)->windowed[1] && !km_model_config(model)->windowed[2]);
     assert_non_null(km_model_tokenizer(model));
     km_model_free(model);
     km_model_free(NULL);

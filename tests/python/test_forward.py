@@ -172,7 +172,10 @@ def hf_config(config: dict[str, Any]) -> dict[str, Any]:
             "query_pre_attn_scalar": config["head_dim"],
             "rope_local_base_freq": config["rope_base_local"],
             "sliding_window": config["sliding_window"],
-            "sliding_window_pattern": config["sliding_pattern"],
+            "layer_types": [
+                "sliding_attention" if i in config["windowed_layers"] else "full_attention"
+                for i in range(config["n_layers"])
+            ],
         }
     else:
         out["hidden_act"] = "silu"

@@ -5,8 +5,10 @@
 
 #include "km/ctx.h"
 #include "km/error.h"
+#include "km/gradient.h"
 #include "km/memorization.h"
 #include "km/model.h"
+#include "km/points.h"
 #include "km/stats.h"
 #include "km/table.h"
 #include "km/text.h"

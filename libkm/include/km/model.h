@@ -8,6 +8,7 @@
 #define KM_MODEL_H
 
 #include "km/ctx.h"
+#include "km/points.h"
 #include "km/text.h"
 
 #ifdef __cplusplus
@@ -16,29 +17,47 @@ extern "C" {
 
 typedef struct km_model km_model;
 
-typedef enum km_activation { KM_ACT_SILU = 0, KM_ACT_GELU_TANH } km_activation;
+typedef enum km_activation { KM_ACT_SILU = 0, KM_ACT_GELU_TANH, KM_ACT_GELU_ERF } km_activation;
+typedef enum km_norm_kind { KM_NORM_RMS = 0, KM_NORM_LAYER } km_norm_kind; /* LAYER has a bias */
+typedef enum km_position_kind { KM_POSITION_ROPE = 0, KM_POSITION_LEARNED } km_position_kind;
 /* Which two elements of a head a rotary angle turns: (2i, 2i+1) as GGUF's llama files are permuted
  * to, or (i, i + Dh/2) as Hugging Face writes. */
 typedef enum km_rope_pairs { KM_ROPE_INTERLEAVED = 0, KM_ROPE_HALVES } km_rope_pairs;
 
+#define KM_MAX_LAYERS 1024
+
+/* What distinguishes one architecture from another; the forward and backward passes know nothing
+ * else of it. */
 typedef struct km_config {
-    char arch[32]; /* "llama", "gemma3" */
+    char arch[32]; /* "llama", "gemma3", "gpt2", ... as GGUF names it */
     char name[128];
     int32_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ffn, vocab_size, context_length;
+    km_norm_kind norm;
     double norm_eps;
     float norm_offset; /* added to every RMSNorm weight: 1 for Gemma from Hugging Face, else 0 */
     km_activation activation;
-    bool qk_norm;    /* RMSNorm over each head of q and k before the rotary embedding */
+    bool gated_mlp;         /* act(x Wg') * (x Wu'); else act(x Wu') */
+    bool parallel_residual; /* x + attn(norm1(x)) + mlp(norm2(x)): GPT-NeoX */
+    bool qk_norm;           /* RMSNorm over each head of q and k before the rotary embedding */
     bool post_norms; /* Gemma: RMSNorm on attention and MLP outputs before the residual add */
+    bool qkv_bias, attn_out_bias, mlp_bias;
     bool tied_embeddings;
-    float embed_scale; /* 1, or sqrt(D) for Gemma */
-    float attn_scale;  /* multiplies q.k; 1/sqrt(Dh) unless the file says otherwise */
+    float embed_scale;   /* 1, or sqrt(D) for Gemma */
+    float attn_scale;    /* multiplies q.k; 1/sqrt(Dh) unless the file says otherwise */
+    float attn_softcap;  /* scores become c tanh(s/c); 0: none */
+    float final_softcap; /* the same of logits */
+    km_position_kind position;
     km_rope_pairs rope_pairs;
+    int32_t rotary_dim;       /* elements of a head that turn, its first ones; Dh unless partial */
     double rope_base;         /* of layers that see everything */
     double rope_base_local;   /* of sliding-window layers; equal to rope_base without windows */
     double rope_linear_scale; /* positions of full layers are divided by this; 1: none */
-    int32_t sliding_window;   /* 0: none; a token sees itself and window-1 tokens before it */
-    int32_t sliding_pattern;  /* every sliding_pattern-th layer is full, the others windowed */
+    /* Llama 3: each frequency is divided by a factor between 1 and rope_factor by its wavelength;
+     * rope_factor 0: none. GGUF files hold the factors themselves (tensor rope_freqs.weight). */
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int32_t rope_original_context;
+    int32_t sliding_window; /* 0: none; a token sees itself and window-1 tokens before it */
+    uint8_t windowed[KM_MAX_LAYERS]; /* which layers have the window */
 } km_config;
 
 typedef struct km_model_options {
@@ -97,6 +116,8 @@ typedef km_status (*km_logits_fn)(void *payload, int64_t index, int32_t layer, c
  * no, that row is shown no more. */
 typedef bool (*km_lens_open_fn)(void *payload, int64_t index, int32_t layer);
 
+typedef struct km_session km_session;
+
 typedef struct km_forward_request {
     km_tree tree;
     const int64_t *rows; /* nodes whose output logits are wanted */
@@ -106,7 +127,38 @@ typedef struct km_forward_request {
     km_logits_fn on_logits;
     void *payload;
     km_lens_open_fn lens_open; /* NULL: every layer is wanted */
+    /* The only doors into a running model (km/points.h); all optional. */
+    const km_read *reads;
+    int64_t n_reads;
+    const km_patch *patches;
+    int64_t n_patches;
+    uint32_t visit_points; /* bit 1 << point for each point `visit` wants to see */
+    km_visit_fn visit;
+    void *visit_payload;
+    /* Keep keys and values of this pass's tokens and let them attend to those of earlier ones;
+     * NULL: none. parent[i] then counts from the session's first token: new token i is node length
+     * + i, and parent[i] < length + i. rows, lens_rows, reads and patches count new tokens from 0.
+     */
+    km_session *session;
 } km_forward_request;
+
+/* ---- sessions: keys and values kept between passes (decoding, prefixes used again) ---- */
+
+/* A growing forest of tokens with their keys and values in every layer: 2 * L * K * Dh floats a
+ * token. Branches (beams, several prompts) are just nodes with the same parent. Used by one thread
+ * at a time: a second one gets KM_ESTATE. */
+KM_API KM_NODISCARD km_status km_session_new(km_session **out, const km_model *model,
+                                             int64_t capacity, km_error *err);
+/* Give it back; NULL is a no-op. It holds a reference to its model. */
+KM_API void km_session_free(km_session *session);
+/* Tokens held. */
+KM_API int64_t km_session_length(const km_session *session);
+/* Forget the tokens from index `length` on. */
+KM_API KM_NODISCARD km_status km_session_truncate(km_session *session, int64_t length,
+                                                  km_error *err);
+/* Keep the n given nodes (rising, each with its ancestors) and renumber them 0..n-1. */
+KM_API KM_NODISCARD km_status km_session_keep(km_session *session, const int64_t *nodes, int64_t n,
+                                              km_error *err);
 
 /* Run the model once over the tree, show the output's rows, then the lens from the last layer down
  * (n_lens_rows * L * D floats are held until then). Same bits for any thread count. Errors:
