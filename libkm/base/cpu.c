@@ -4,11 +4,19 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/ctx_private.h"
-
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
 
+#include "base/ctx_private.h"
+
+/* Variants of this processor's architecture are listed from the least to the most demanding. */
+typedef struct variant {
+    int level;
+    const char *name;
+} variant;
+
+#if defined(__x86_64__)
 /* Feature by feature rather than by level name, which older compilers do not know. The builtin also
  * checks that the operating system saves the wide registers. */
 static bool has_v3(void) {
@@ -28,11 +36,37 @@ static int best_level(void) {
     __builtin_cpu_init();
     return has_v4() ? 4 : has_v3() ? 3 : 1;
 }
+
+static const variant VARIANTS[] = {{1, "v1"}, {3, "v3"}, {4, "v4"}};
+static const char NAMES[] = "v1, v3 or v4";
 #else
 static int best_level(void) {
-    return 1;
+    return 1; /* NEON is part of the architecture */
 }
+
+static const variant VARIANTS[] = {{1, "neon"}};
+static const char NAMES[] = "neon";
 #endif
+
+#define N_VARIANTS (int)(sizeof VARIANTS / sizeof VARIANTS[0])
+
+const char *km__cpu_name(int level) {
+    int i = N_VARIANTS - 1;
+    while (i > 0 && VARIANTS[i].level > level) {
+        i--;
+    }
+    return VARIANTS[i].name;
+}
+
+/* 0 when no variant has this name. */
+static int level_of(const char *name) {
+    for (int i = 0; i < N_VARIANTS; i++) {
+        if (strcmp(name, VARIANTS[i].name) == 0) {
+            return VARIANTS[i].level;
+        }
+    }
+    return 0;
+}
 
 km_status km__cpu_choose(int *out, const char *name, km_error *err) {
     const char *source = "the option cpu";
@@ -46,14 +80,14 @@ km_status km__cpu_choose(int *out, const char *name, km_error *err) {
         *out = best;
         return KM_OK;
     }
-    if (strcmp(name, "v1") != 0 && strcmp(name, "v3") != 0 && strcmp(name, "v4") != 0) {
-        return KM_SET(err, KM_EINVAL, "%s is '%.32s'; it must be v1, v3 or v4", source, name);
+    int level = level_of(name);
+    if (level == 0) {
+        return KM_SET(err, KM_EINVAL, "%s is '%.32s'; it must be %s", source, name, NAMES);
     }
-    int level = name[1] - '0';
     if (level > best) {
         return KM_SET(err, KM_EUNSUPPORTED,
-                      "%s asks for %s, but the best this machine can run is v%d", source, name,
-                      best);
+                      "%s asks for %s, but the best this machine can run is %s", source, name,
+                      km__cpu_name(best));
     }
     *out = level;
     return KM_OK;

@@ -111,7 +111,7 @@ int km__ctx_cpu_level(const km_ctx *ctx) {
 }
 
 const char *km_ctx_cpu(const km_ctx *ctx) {
-    return ctx->cpu_level == 4 ? "v4" : ctx->cpu_level == 3 ? "v3" : "v1";
+    return km__cpu_name(ctx->cpu_level);
 }
 
 const char *km_ctx_blas_core(const km_ctx *ctx) {

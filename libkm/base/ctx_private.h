@@ -12,7 +12,7 @@ struct km_ctx {
     km_allocator allocator;
     atomic_int refs;
     int n_threads;
-    int cpu_level; /* 1, 3 or 4 */
+    int cpu_level; /* 1, 3 or 4; on aarch64 1 */
     atomic_bool cancelled;
     km__pool *pool;
 };
@@ -20,11 +20,14 @@ struct km_ctx {
 /* Objects that may outlive the caller's handle (exported tables) hold a reference. */
 km_ctx *km__ctx_ref(km_ctx *ctx);
 
-/* The x86-64 level the context runs kernels of: 1 (baseline), 3 or 4. */
+/* The level the context runs kernels of: 1 (baseline), 3 or 4; on aarch64 1. */
 int km__ctx_cpu_level(const km_ctx *ctx);
 
-/* Turn "v1", "v3", "v4" or NULL (KM_CPU, else the best) into a level this machine can run. */
+/* Turn "v1", "v3", "v4" ("neon" on aarch64) or NULL (KM_CPU, else the best) into a level this
+ * machine can run. */
 KM_NODISCARD km_status km__cpu_choose(int *out, const char *name, km_error *err);
+/* The name of a level: "v1", "v3", "v4", "neon". */
+const char *km__cpu_name(int level);
 /* CPUs this process may run on. */
 int km__cpu_count(void);
 

@@ -1,4 +1,4 @@
-/* kernels.c: the inner loops, compiled once per instruction set (KM_ISA = v1, v3 or v4).
+/* kernels.c: the inner loops, compiled once per instruction set (KM_ISA = v1, v3, v4 or neon).
  *
  * Everything here is static except the one table at the end. Reductions run in LANES x 4
  * accumulators over blocks of SUM_BLOCK elements and add the blocks in double precision, so that
@@ -10,10 +10,6 @@
 
 #include "tensor/kernels.h"
 #include "tensor/simd.h"
-
-#ifndef KM_ISA
-#error "kernels.c is compiled with -DKM_ISA=v1, v3 or v4"
-#endif
 
 #define SUM_BLOCK 4096
 
@@ -264,14 +260,9 @@ static bool all_finite(const float *x, int64_t n) {
     return any == 0;
 }
 
-#define JOIN(a, b) a##b
-#define TABLE(isa) JOIN(km__kernels_, isa)
-#define STRING(x) #x
-#define NAME(isa) STRING(isa)
-
-extern const km_kernels TABLE(KM_ISA);
-const km_kernels TABLE(KM_ISA) = {
-    .name = NAME(KM_ISA),
+extern const km_kernels KM_TABLE(kernels);
+const km_kernels KM_TABLE(kernels) = {
+    .name = KM_ISA_NAME,
     .dot = dot,
     .axpy = axpy,
     .rms_norm = rms_norm,

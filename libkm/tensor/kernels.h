@@ -1,12 +1,13 @@
-/* kernels.h: the loops compiled once per instruction set (v1 baseline, v3 AVX2, v4 AVX-512) and the
- * products built on them. One table of function pointers a variant; km_ctx holds the chosen one. */
+/* kernels.h: the loops compiled once per instruction set (v1 baseline x86-64, v3 AVX2, v4 AVX-512;
+ * neon on aarch64) and the products built on them. One table of function pointers a variant; km_ctx
+ * holds the chosen one. */
 #ifndef KM_TENSOR_KERNELS_H
 #define KM_TENSOR_KERNELS_H
 
 #include "base/base.h"
 
 typedef struct km_kernels {
-    const char *name; /* "v1", "v3", "v4" */
+    const char *name; /* "v1", "v3", "v4", "neon" */
     float (*dot)(const float *a, const float *b, int64_t n);
     void (*axpy)(float *y, float alpha, const float *x, int64_t n); /* y += alpha x */
     /* y = x / rms(x) * (gain + offset); gain (n) */

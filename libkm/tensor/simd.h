@@ -1,9 +1,12 @@
-/* simd.h: float32 vectors as wide as the instruction set kernels.c is being compiled for.
+/* simd.h: float32 vectors as wide as the instruction set a kernels file is being compiled for.
  *
- * Included by kernels.c alone; everything is static, so that no code of a wide variant can be
+ * Included by kernels*.c alone; everything is static, so that no code of a wide variant can be
  * linked into a narrow one. Arithmetic uses the compiler's vector types (gcc and clang share them),
  * and intrinsics only where the type has no operator: fused multiply-add, maximum, minimum. v1 has
  * no fused multiply-add: it multiplies, rounds, adds.
+ *
+ * A kernels file ends with its one table: `extern const T KM_TABLE(name); const T KM_TABLE(name) =
+ * {...};`, which dispatch.h chooses from.
  */
 #ifndef KM_TENSOR_SIMD_H
 #define KM_TENSOR_SIMD_H
@@ -13,7 +16,20 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
+
+#ifndef KM_ISA
+#error "kernels*.c are compiled with -DKM_ISA=v1, v3, v4 or neon"
+#endif
+
+#define KM_JOIN_TOKENS(name, isa) km__##name##_##isa
+#define KM_JOIN(name, isa) KM_JOIN_TOKENS(name, isa)
+#define KM_STRING_TOKENS(isa) #isa
+#define KM_STRING(isa) KM_STRING_TOKENS(isa)
+#define KM_TABLE(name) KM_JOIN(name, KM_ISA) /* km__kernels_v3 */
+#define KM_ISA_NAME KM_STRING(KM_ISA)        /* "v3" */
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -66,6 +82,8 @@ static inline vfloat v_fma(vfloat a, vfloat b, vfloat c) {
     return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
     return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vfloat)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
 #endif

@@ -32,8 +32,8 @@ typedef struct km_allocator {
 typedef km_status (*km_tick_fn)(void *payload, int64_t done, int64_t total);
 
 typedef struct km_ctx_options {
-    int n_threads;                 /* 0: the CPUs this process may use (KM_THREADS overrides) */
-    const char *cpu;               /* NULL: KM_CPU or the best available; else "v1", "v3", "v4" */
+    int n_threads;   /* 0: the CPUs this process may use (KM_THREADS overrides) */
+    const char *cpu; /* NULL: KM_CPU or the best available; else "v1", "v3", "v4", "neon" */
     const km_allocator *allocator; /* NULL: the system's */
 } km_ctx_options;
 
@@ -49,7 +49,7 @@ KM_API void km_ctx_free(km_ctx *ctx);
 
 /* Threads that work is shared among, the calling one included. */
 KM_API int km_ctx_threads(const km_ctx *ctx);
-/* "v1" (baseline), "v3" (AVX2, FMA) or "v4" (AVX-512). */
+/* "v1" (baseline), "v3" (AVX2, FMA) or "v4" (AVX-512); "neon" on aarch64. */
 KM_API const char *km_ctx_cpu(const km_ctx *ctx);
 /* OpenBLAS's own core type, such as "Zen" or "SkylakeX". */
 KM_API const char *km_ctx_blas_core(const km_ctx *ctx);
