@@ -11,7 +11,7 @@ SOURCES := $(shell find libkm kb viz bindings cmake -type f -not -name '*.pyc' 2
            tools/gen_docs.py tools/embed_sql.py CMakeLists.txt setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-c test-python check format bench examples fuzz clean
+.PHONY: help system demo test test-c test-threads test-python check format bench examples fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,7 +56,7 @@ demo: $(VENV)/.package $(VENV)/.model ## measure the embedded model and write de
 	@echo "km: running the demonstration into demo/"
 	@$(BIN)/km demo --out demo
 
-test: test-c check examples test-python ## everything: C under sanitizers, checks, the C example, pytest
+test: test-c test-threads check examples test-python ## everything: C under sanitizers, checks, the C example, pytest
 
 test-c: $(VENV)/.build-tools ## cmocka tests and fuzz corpora under ASan and UBSan
 	@echo "km: building and running the C tests under AddressSanitizer and UBSan"
@@ -65,6 +65,13 @@ test-c: $(VENV)/.build-tools ## cmocka tests and fuzz corpora under ASan and UBS
 	@rm -f build-dev.log
 	@PATH="$(CURDIR)/$(BIN):$$PATH" KM_FUZZ_SECONDS=0 tools/fuzz.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset dev
+
+test-threads: $(VENV)/.build-tools ## the tests that share objects between threads, under ThreadSanitizer
+	@echo "km: building and running the shared-model tests under ThreadSanitizer"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset tsan > build-tsan.log 2>&1 || (cat build-tsan.log; exit 1)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset tsan > build-tsan.log 2>&1 || (tail -n 60 build-tsan.log; exit 1)
+	@rm -f build-tsan.log
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset tsan
 
 check: $(VENV)/.dev-tools $(VENV)/.package ## layers, formatting, types, stubs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check.sh
@@ -90,4 +97,4 @@ fuzz: $(VENV)/.build-tools ## build the libFuzzer targets (clang) and run each f
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/fuzz.sh
 
 clean: ## remove everything that was built
-	rm -rf build build-dev.log build-fuzz.log demo $(VENV) $(BENCH_VENV) bindings/*.egg-info
+	rm -rf build build-dev.log build-tsan.log build-fuzz.log demo $(VENV) $(BENCH_VENV) bindings/*.egg-info
