@@ -30,8 +30,7 @@ typedef struct layer_work {
 } layer_work;
 
 static bool layer_is_windowed(const km_config *config, int32_t layer) {
-    return config->sliding_window > 0 &&
-           config->windowed[layer] != 0;
+    return config->sliding_window > 0 && config->windowed[layer] != 0;
 }
 
 static int64_t node_of(const rows *r, int64_t row) {
@@ -52,10 +51,10 @@ static km_status embed_range(void *payload, int64_t begin, int64_t end, int work
     const int64_t width = pass->model->config.d_model;
     const float scale = pass->model->config.embed_scale;
     for (int64_t i = begin; i < end; i++) {
-        const float *from = pass->model->weights.embed + pass->plan.tree->ids[i] * width;
-        float *to = pass->work.x + i * width;
+        float *row = pass->work.x + i * width;
+        km_matrix_row(row, pass->model->ctx, &pass->model->weights.embed, pass->plan.tree->ids[i]);
         for (int64_t j = 0; j < width; j++) {
-            to[j] = from[j] * scale;
+            row[j] *= scale;
         }
     }
     return KM_OK;
@@ -173,32 +172,29 @@ static km_status over_rows(const layer_work *work, int64_t n, km_range_fn fn, km
     return km_parallel_for(work->pass->model->ctx, n, ROW_GRAIN, fn, (void *)work, err);
 }
 
-/* y (n, out) = x (n, in) * matrix^T */
-static km_gemm_job product(float *y, const float *x, const float *matrix, int64_t n, int64_t out,
-                           int64_t in) {
-    return (km_gemm_job){y, x, matrix, out, in, in, n, out, in};
+/* y (n, out) = x (n, in) * matrix^T + bias */
+static km_linear_job product(float *y, const float *x, const km_matrix *matrix, const float *bias,
+                             int64_t n) {
+    return (km_linear_job){y, x, matrix, bias, matrix->rows, matrix->cols, n};
 }
 
 /* Queries, keys and values from h, turned to their positions. In the last layer h holds all tokens
  * for the keys and values, then the needed ones for the queries. */
 static km_status project(layer_work *work, bool last, km_error *err) {
     const km__pass *pass = work->pass;
-    const km_config *config = &pass->model->config;
     const km_layer_weights *w = work->weights;
-    const int64_t n = pass->plan.tree->n, width = config->d_model;
-    const int64_t q_width = (int64_t)config->n_heads * config->head_dim;
-    const int64_t kv_width = (int64_t)config->n_kv_heads * config->head_dim;
-    const km_gemm_job jobs[3] = {
-        product(pass->work.k, pass->work.h, w->wk, n, kv_width, width),
-        product(pass->work.v, pass->work.h, w->wv, n, kv_width, width),
-        product(pass->work.q, pass->work.h, w->wq, work->rows->n, q_width, width),
+    const int64_t n = pass->plan.tree->n;
+    const km_linear_job jobs[3] = {
+        product(pass->work.k, pass->work.h, &w->wk, w->bk, n),
+        product(pass->work.v, pass->work.h, &w->wv, w->bv, n),
+        product(pass->work.q, pass->work.h, &w->wq, w->bq, work->rows->n),
     };
     if (last) {
-        KM_TRY(km_gemm_nt_many(pass->model->ctx, jobs, 2, err));
+        KM_TRY(km_linear_many(pass->model->ctx, jobs, 2, err));
         KM_TRY(over_rows(work, work->rows->n, norm_range, err));
-        KM_TRY(km_gemm_nt_many(pass->model->ctx, jobs + 2, 1, err));
+        KM_TRY(km_linear_many(pass->model->ctx, jobs + 2, 1, err));
     } else {
-        KM_TRY(km_gemm_nt_many(pass->model->ctx, jobs, 3, err));
+        KM_TRY(km_linear_many(pass->model->ctx, jobs, 3, err));
     }
     KM_TRY(over_rows(work, n, turn_keys, err));
     return over_rows(work, work->rows->n, turn_queries, err);
@@ -207,17 +203,16 @@ static km_status project(layer_work *work, bool last, km_error *err) {
 static km_status attend(layer_work *work, bool last, km_error *err) {
     const km__pass *pass = work->pass;
     const km_config *config = &pass->model->config;
-    const int64_t q_width = (int64_t)config->n_heads * config->head_dim;
     const bool windowed = layer_is_windowed(config, work->layer);
     work->rope = windowed ? &pass->work.rope_window : &pass->work.rope_full;
     KM_TRY(project(work, last, err));
     KM_TRY(km__attention(pass, last ? pass->plan.last_runs : pass->plan.runs,
                          last ? pass->plan.n_last_runs : pass->plan.n_runs, windowed, err));
-    const km_gemm_job job = product(pass->work.h, pass->work.q, work->weights->wo, work->rows->n,
-                                    config->d_model, q_width);
-    KM_TRY(km_gemm_nt_many(pass->model->ctx, &job, 1, err));
-    work->gain = work->weights->ffn_norm;
-    work->branch_gain = work->weights->attn_post_norm;
+    const km_linear_job job =
+        product(pass->work.h, pass->work.q, &work->weights->wo, work->weights->bo, work->rows->n);
+    KM_TRY(km_linear_many(pass->model->ctx, &job, 1, err));
+    work->gain = work->weights->ffn_norm.gain;
+    work->branch_gain = work->weights->attn_post_norm.gain;
     return over_rows(work, work->rows->n, add_range, err);
 }
 
@@ -225,20 +220,20 @@ static km_status feed_forward(layer_work *work, const float *next_gain, km_error
     const km__pass *pass = work->pass;
     const km_config *config = &pass->model->config;
     const km_layer_weights *w = work->weights;
-    const int64_t width = config->d_model, hidden = config->d_ffn;
+    const int64_t width = config->d_model;
     const int64_t block = pass->work.mlp_rows;
     for (int64_t first = 0; first < work->rows->n; first += block) {
         int64_t n = work->rows->n - first < block ? work->rows->n - first : block;
         float *h = pass->work.h + first * width;
-        const km_gemm_job in[2] = {product(pass->work.gate, h, w->w_gate, n, hidden, width),
-                                   product(pass->work.up, h, w->w_up, n, hidden, width)};
-        const km_gemm_job out = product(h, pass->work.gate, w->w_down, n, width, hidden);
-        KM_TRY(km_gemm_nt_many(pass->model->ctx, in, 2, err));
+        const km_linear_job in[2] = {product(pass->work.gate, h, &w->w_gate, w->b_gate, n),
+                                     product(pass->work.up, h, &w->w_up, w->b_up, n)};
+        const km_linear_job out = product(h, pass->work.gate, &w->w_down, w->b_down, n);
+        KM_TRY(km_linear_many(pass->model->ctx, in, 2, err));
         KM_TRY(over_rows(work, n, gate_range, err));
-        KM_TRY(km_gemm_nt_many(pass->model->ctx, &out, 1, err));
+        KM_TRY(km_linear_many(pass->model->ctx, &out, 1, err));
     }
     work->gain = next_gain;
-    work->branch_gain = w->ffn_post_norm;
+    work->branch_gain = w->ffn_post_norm.gain;
     return over_rows(work, work->rows->n, add_range, err);
 }
 
@@ -253,10 +248,10 @@ static km_status run_layer(const km__pass *pass, int32_t layer, km_error *err) {
         KM_TRY(km_parallel_for(model->ctx, pass->plan.n_needed, ROW_GRAIN, gather_range,
                                (void *)pass, err));
         r = (rows){pass->work.picked, pass->plan.n_needed, pass->plan.needed};
-        work.gain = weights->attn_norm;
+        work.gain = weights->attn_norm.gain;
     }
     KM_TRY(attend(&work, last, err));
-    return feed_forward(&work, last ? NULL : weights[1].attn_norm, err);
+    return feed_forward(&work, last ? NULL : weights[1].attn_norm.gain, err);
 }
 
 /* ---- the pass ---- */
@@ -266,7 +261,7 @@ static km_status run_pass(const km__pass *pass, km_error *err) {
     const km_config *config = &model->config;
     const rows all = {pass->work.x, pass->plan.tree->n, NULL};
     const layer_work first = {
-        .pass = pass, .rows = &all, .gain = model->weights.layers[0].attn_norm};
+        .pass = pass, .rows = &all, .gain = model->weights.layers[0].attn_norm.gain};
     KM_TRY(km__rope_fill(&pass->work.rope_full, model, config->rope_base, config->rope_linear_scale,
                          pass->plan.n_positions, err));
     KM_TRY(km__rope_fill(&pass->work.rope_window, model, config->rope_base_local, 1.0,
@@ -289,6 +284,7 @@ km_status km_model_forward(const km_model *model, const km_forward_request *requ
         return KM_SET(err, KM_EINVAL, "no model or no request");
     }
     km_status status = KM_OK;
+    KM_TRY(km__weights_check(model, err));
     km__pass pass = {.model = model, .request = request, .kernels = km_ctx_kernels(model->ctx)};
     KM_GO(km__plan_init(&pass.plan, model, request, err));
     if (pass.plan.n_needed > 0) {

@@ -37,7 +37,7 @@ static km_status norm_range(void *payload, int64_t begin, int64_t end, int worke
     const int64_t width = model->config.d_model;
     for (int64_t i = begin; i < end; i++) {
         block->pass->kernels->rms_norm(block->pass->work.normed + i * width, block->rows[i].x,
-                                       model->weights.final_norm, model->config.norm_offset,
+                                       model->weights.final_norm.gain, model->config.norm_offset,
                                        model->config.norm_eps, width);
     }
     return KM_OK;
@@ -68,8 +68,9 @@ static km_status show(logits_block *block, km_error *err) {
     const km__workspace *work = &block->pass->work;
     const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
     KM_TRY(km_parallel_for(model->ctx, block->n, 16, norm_range, block, err));
-    KM_TRY(km_gemm_nt(model->ctx, work->logits, vocab, work->normed, width, model->weights.unembed,
-                      width, block->n, vocab, width, err));
+    const km_linear_job job = {work->logits, work->normed, &model->weights.unembed, NULL, vocab,
+                               width,        block->n};
+    KM_TRY(km_linear_many(model->ctx, &job, 1, err));
     KM_TRY(km_parallel_for(model->ctx, block->n, 1, visit_range, block, err));
     block->n = 0;
     return KM_OK;

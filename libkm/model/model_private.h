@@ -6,27 +6,35 @@
 
 #include "io/io.h"
 #include "km/model.h"
+#include "tensor/matrix.h"
 
-/* Row-major float32 matrices (out_features, in_features), norm gains (D) or (Dh). NULL where the
- * architecture has none. Pointers go into km_weights.storage, or straight into the map for F32. */
+typedef struct km_norm_weights {
+    const float *gain, *bias; /* (D); bias NULL for RMSNorm */
+} km_norm_weights;
+
+/* Matrices (out_features, in_features) stay as they are stored: they point into the file's map, or
+ * into km_weights.storage where they had to be converted. Norm gains and biases are float32. */
 typedef struct km_layer_weights {
-    const float *attn_norm;       /* (D) */
-    const float *wq, *wk, *wv;    /* (H*Dh, D), (K*Dh, D), (K*Dh, D) */
-    const float *q_norm, *k_norm; /* (Dh) with qk_norm */
-    const float *wo;              /* (D, H*Dh) */
-    const float *attn_post_norm;  /* (D) with post_norms */
-    const float *ffn_norm;        /* (D) */
-    const float *w_gate, *w_up;   /* (F, D) */
-    const float *w_down;          /* (D, F) */
-    const float *ffn_post_norm;   /* (D) with post_norms */
+    km_norm_weights attn_norm, attn_post_norm, ffn_norm, ffn_post_norm; /* gain NULL where absent */
+    const float *q_norm, *k_norm;                                       /* (Dh) with qk_norm */
+    km_matrix wq, wk, wv;   /* (H*Dh, D), (K*Dh, D), (K*Dh, D) */
+    km_matrix wo;           /* (D, H*Dh) */
+    km_matrix w_gate, w_up; /* (F, D); w_gate.data NULL without a gate */
+    km_matrix w_down;       /* (D, F) */
+    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down; /* NULL where absent */
 } km_layer_weights;
 
 typedef struct km_weights {
-    const float *embed;       /* (V, D) */
-    const float *final_norm;  /* (D) */
-    const float *unembed;     /* (V, D); equals embed when tied */
-    km_layer_weights *layers; /* (L) */
-    float *storage;           /* owned block all converted tensors live in */
+    km_matrix embed;             /* (V, D) */
+    km_matrix positions;         /* (context, D) with learned positions */
+    km_matrix unembed;           /* (V, D); equals embed when tied */
+    km_norm_weights final_norm;  /* (D) */
+    const float *rope_factors;   /* (rotary_dim/2) divide the frequencies of full layers; or NULL */
+    km_layer_weights *layers;    /* (L) */
+    void *storage;               /* owned: what had to be converted, transposed or reordered */
+    const km_tensor_info **maps; /* (n_maps) owned: tensors used in place, checked on first use */
+    int64_t n_maps;
+    atomic_bool checked; /* km__weights_check has found them finite */
 } km_weights;
 
 struct km_model {
@@ -48,10 +56,13 @@ struct km_model {
 /* config.c: from GGUF metadata or config.json. Unknown architecture: KM_EUNSUPPORTED, by name. */
 KM_NODISCARD km_status km__config_read(km_config *out, const km_container *container,
                                        km_error *err);
-/* weights.c: find every tensor by its canonical name, check its shape, convert to float32 in
- * parallel after checking that the memory is there. Also sets n_parameters and precision. */
+/* weights.c: find every tensor by its canonical name, check its shape, point at it or convert it
+ * (in parallel, after checking that the memory is there). Also sets n_parameters and precision. */
 KM_NODISCARD km_status km__weights_load(km_model *model, const km_model_options *options,
                                         km_error *err);
+/* weights_check.c: KM_ENUMERIC, naming the tensor, when a weight used in place is not finite. Reads
+ * every such tensor the first time it is called on a model; remembered from then on. */
+KM_NODISCARD km_status km__weights_check(const km_model *model, km_error *err);
 /* weights.c: allocate storage for every tensor of the configuration and fill it at random. */
 KM_NODISCARD km_status km__weights_randomise(km_model *model, uint64_t seed, km_error *err);
 void km__weights_clear(km_model *model);

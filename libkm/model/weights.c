@@ -1,4 +1,5 @@
-/* weights.c: find a model's tensors in its container and hold them as float32. */
+/* weights.c: find a model's tensors in its container. Matrices are used as they are stored; gains
+ * and biases, and float32 matrices at addresses no float may have, are converted. */
 #include "model/weights_private.h"
 
 #include <inttypes.h>
@@ -59,8 +60,8 @@ static km_status find_tensors(km_weight_plan *plan, const km_container *containe
             return KM_SET(err, KM_EFORMAT, "tensor '%s' is missing", slot->name);
         }
         KM_TRY(check_shape(slot, err));
-        bool in_place =
-            slot->info->dtype == KM_F32 && (uintptr_t)slot->info->data % _Alignof(float) == 0;
+        bool aligned = (uintptr_t)slot->info->data % _Alignof(float) == 0;
+        bool in_place = slot->info->dtype == KM_F32 ? aligned : slot->matrix != NULL;
         slot->offset = in_place ? -1 : 0;
     }
     return KM_OK;
@@ -119,30 +120,15 @@ typedef struct conversion {
     km_weight_range *ranges;
 } conversion;
 
-static bool all_finite(const float *x, int64_t n) {
-    int32_t largest = 0; /* exponent field; all ones means infinite or not a number */
-    for (int64_t i = 0; i < n; i++) {
-        int32_t bits;
-        memcpy(&bits, x + i, sizeof(bits));
-        bits &= 0x7f800000;
-        largest = bits > largest ? bits : largest;
-    }
-    return largest < 0x7f800000;
-}
-
 static km_status convert_range(const conversion *work, const km_weight_range *part, km_error *err) {
     const km_weight_slot *slot = part->slot;
     const km_dtype_traits *traits = km_dtype_get(slot->info->dtype);
     const int64_t n = part->end - part->begin;
     const unsigned char *source = slot->info->data;
+    float *target = work->storage + slot->offset + part->begin;
     source += part->begin / traits->block_elements * traits->block_bytes;
-    const float *values = (const float *)(const void *)source;
-    if (slot->offset >= 0) {
-        float *target = work->storage + slot->offset + part->begin;
-        traits->to_f32(target, source, n);
-        values = target;
-    }
-    if (!all_finite(values, n)) {
+    traits->to_f32(target, source, n);
+    if (!km__all_finite(target, n)) {
         return KM_SET(err, KM_ENUMERIC,
                       "tensor '%s': a weight among elements %" PRId64 " to %" PRId64
                       " is not finite",
@@ -168,6 +154,19 @@ static km_status convert_all(const km_weight_plan *plan, float *storage, km_erro
     km_status status = km_parallel_for(plan->ctx, n, 1, convert_ranges, &work, err);
     km_free(plan->ctx, work.ranges);
     return status;
+}
+
+/* Remember what is used in place: it is read, and checked, when the model first runs. */
+static km_status list_maps(km_model *model, const km_weight_plan *plan, km_error *err) {
+    km_weights *weights = &model->weights;
+    KM_TRY(
+        km_alloc_array((void **)&weights->maps, model->ctx, plan->n, sizeof(*weights->maps), err));
+    for (int64_t i = 0; i < plan->n; i++) {
+        if (plan->slots[i].offset < 0) {
+            weights->maps[weights->n_maps++] = plan->slots[i].info;
+        }
+    }
+    return KM_OK;
 }
 
 /* ---- loading ---- */
@@ -198,6 +197,7 @@ static km_status load(km_model *model, km_weight_plan *plan, const km_model_opti
     KM_TRY(check_unused(plan, &model->config, container, err));
     KM_TRY(km__weight_plan_allocate(plan, model, options->max_bytes, err));
     KM_TRY(convert_all(plan, model->weights.storage, err));
+    KM_TRY(list_maps(model, plan, err));
     km__weight_plan_connect(plan, model);
     set_precision(model, plan);
     return KM_OK;
@@ -216,5 +216,6 @@ km_status km__weights_load(km_model *model, const km_model_options *options, km_
 void km__weights_clear(km_model *model) {
     km_free(model->ctx, model->weights.storage);
     km_free(model->ctx, model->weights.layers);
+    km_free(model->ctx, model->weights.maps);
     memset(&model->weights, 0, sizeof(model->weights));
 }

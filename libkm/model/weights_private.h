@@ -5,14 +5,15 @@
 
 #include "model/model_private.h"
 
-/* One tensor of the model. Gains have rows 1 and n_dims 1. */
+/* One tensor of the model: a matrix, or a vector (gain, bias) with rows 1 and n_dims 1. */
 typedef struct km_weight_slot {
-    const float **place; /* where the model keeps the pointer */
-    char name[112];      /* in the container; empty for a random model */
+    km_matrix *matrix;    /* where the model keeps it; NULL for a vector */
+    const float **vector; /* NULL for a matrix */
+    char name[112];       /* in the container; empty for a random model */
     const km_tensor_info *info;
     int64_t rows, cols;
     int n_dims;
-    int64_t offset; /* in floats from the storage's start; -1: used in place */
+    int64_t offset; /* in floats from the storage's start when converted; -1: used in place */
 } km_weight_slot;
 
 typedef struct km_weight_plan {
@@ -44,12 +45,15 @@ void km__weight_plan_clear(km_weight_plan *plan);
  * part. KM_ENOMEM, with both figures, when that is more than max_bytes (0: what is available). */
 KM_NODISCARD km_status km__weight_plan_allocate(km_weight_plan *plan, km_model *model,
                                                 int64_t max_bytes, km_error *err);
-/* Cut every tensor into ranges of KM_WEIGHT_RANGE elements, whatever the number of threads. The
- * caller frees *out. */
+/* Cut every tensor that has a place in the storage into ranges of KM_WEIGHT_RANGE elements,
+ * whatever the number of threads. The caller frees *out. */
 KM_NODISCARD km_status km__weight_plan_cut(km_weight_range **out, int64_t *n,
                                            const km_weight_plan *plan, km_error *err);
 /* Point the model at storage and maps; the unembedding follows the embedding when tied. */
 void km__weight_plan_connect(const km_weight_plan *plan, km_model *model);
+
+/* weights_check.c: neither an infinity nor a NaN among them. */
+bool km__all_finite(const float *x, int64_t n);
 
 /* Version of the initialiser of weights_random.c: part of a random model's fingerprint. */
 #define KM_INITIALISER_VERSION 1

@@ -77,6 +77,10 @@ static inline const float *random_floats(synthetic *s, int64_t n, double mean, d
     return p;
 }
 
+static inline km_matrix random_matrix(synthetic *s, int64_t rows, int64_t cols, double deviation) {
+    return (km_matrix){random_floats(s, rows * cols, 0.0, deviation), KM_F32, rows, cols};
+}
+
 static inline void synthetic_init(synthetic *s, km_ctx *ctx, km_config c) {
     memset(s, 0, sizeof *s);
     s->size = 1 << 20;
@@ -87,25 +91,25 @@ static inline void synthetic_init(synthetic *s, km_ctx *ctx, km_config c) {
     s->model.ctx = ctx;
     s->model.config = c;
     s->model.weights.layers = s->layers;
-    s->model.weights.embed = random_floats(s, c.vocab_size * d, 0.0, 0.3);
+    s->model.weights.embed = random_matrix(s, c.vocab_size, d, 0.3);
     s->model.weights.unembed =
-        c.tied_embeddings ? s->model.weights.embed : random_floats(s, c.vocab_size * d, 0.0, 0.3);
-    s->model.weights.final_norm = random_floats(s, d, gain, 0.2);
+        c.tied_embeddings ? s->model.weights.embed : random_matrix(s, c.vocab_size, d, 0.3);
+    s->model.weights.final_norm.gain = random_floats(s, d, gain, 0.2);
     for (int32_t l = 0; l < c.n_layers; l++) {
         km_layer_weights *w = &s->layers[l];
-        w->attn_norm = random_floats(s, d, gain, 0.2);
-        w->wq = random_floats(s, q * d, 0.0, 0.15);
-        w->wk = random_floats(s, kv * d, 0.0, 0.15);
-        w->wv = random_floats(s, kv * d, 0.0, 0.15);
+        w->attn_norm.gain = random_floats(s, d, gain, 0.2);
+        w->wq = random_matrix(s, q, d, 0.15);
+        w->wk = random_matrix(s, kv, d, 0.15);
+        w->wv = random_matrix(s, kv, d, 0.15);
         w->q_norm = c.qk_norm ? random_floats(s, dh, gain, 0.2) : NULL;
         w->k_norm = c.qk_norm ? random_floats(s, dh, gain, 0.2) : NULL;
-        w->wo = random_floats(s, d * q, 0.0, 0.15);
-        w->attn_post_norm = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
-        w->ffn_norm = random_floats(s, d, gain, 0.2);
-        w->w_gate = random_floats(s, c.d_ffn * d, 0.0, 0.15);
-        w->w_up = random_floats(s, c.d_ffn * d, 0.0, 0.15);
-        w->w_down = random_floats(s, d * c.d_ffn, 0.0, 0.15);
-        w->ffn_post_norm = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
+        w->wo = random_matrix(s, d, q, 0.15);
+        w->attn_post_norm.gain = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
+        w->ffn_norm.gain = random_floats(s, d, gain, 0.2);
+        w->w_gate = random_matrix(s, c.d_ffn, d, 0.15);
+        w->w_up = random_matrix(s, c.d_ffn, d, 0.15);
+        w->w_down = random_matrix(s, d, c.d_ffn, 0.15);
+        w->ffn_post_norm.gain = c.post_norms ? random_floats(s, d, gain, 0.2) : NULL;
     }
 }
 
@@ -135,12 +139,12 @@ static inline void ref_norm(const km_config *c, double *y, const double *x, cons
     }
 }
 
-static inline void ref_product(double *y, const float *matrix, const double *x, int64_t out,
-                               int64_t in) {
-    for (int64_t i = 0; i < out; i++) {
-        y[i] = 0.0;
-        for (int64_t j = 0; j < in; j++) {
-            y[i] += (double)matrix[i * in + j] * x[j];
+static inline void ref_product(double *y, const km_matrix *w, const float *bias, const double *x) {
+    const float *matrix = w->data;
+    for (int64_t i = 0; i < w->rows; i++) {
+        y[i] = bias == NULL ? 0.0 : (double)bias[i];
+        for (int64_t j = 0; j < w->cols; j++) {
+            y[i] += (double)matrix[i * w->cols + j] * x[j];
         }
     }
 }
@@ -217,34 +221,35 @@ static inline void ref_layer(reference *r, int32_t l, int64_t node, double *x) {
     const km_config *c = &r->model->config;
     const km_layer_weights *w = &r->model->weights.layers[l];
     const bool windowed = c->sliding_window > 0 && c->windowed[l];
-    const int64_t kv = c->n_kv_heads * c->head_dim, q = c->n_heads * c->head_dim;
+    const int64_t kv = c->n_kv_heads * c->head_dim;
     double h[64], queries[64], mixed[64], gate[64], up[64];
     double *keys = r->keys + (l * r->tree->n + node) * kv;
-    ref_norm(c, h, x, w->attn_norm, c->d_model);
-    ref_product(queries, w->wq, h, q, c->d_model);
-    ref_product(keys, w->wk, h, kv, c->d_model);
-    ref_product(r->values + (l * r->tree->n + node) * kv, w->wv, h, kv, c->d_model);
+    ref_norm(c, h, x, w->attn_norm.gain, c->d_model);
+    ref_product(queries, &w->wq, w->bq, h);
+    ref_product(keys, &w->wk, w->bk, h);
+    ref_product(r->values + (l * r->tree->n + node) * kv, &w->wv, w->bv, h);
     ref_heads(c, queries, c->n_heads, w->q_norm, windowed, r->depth[node]);
     ref_heads(c, keys, c->n_kv_heads, w->k_norm, windowed, r->depth[node]);
     for (int32_t head = 0; head < c->n_heads; head++) {
         ref_attend(r, l, windowed, node, queries + head * c->head_dim,
                    head / (c->n_heads / c->n_kv_heads), mixed + head * c->head_dim);
     }
-    ref_product(h, w->wo, mixed, c->d_model, q);
-    ref_add(c, x, h, w->attn_post_norm);
-    ref_norm(c, h, x, w->ffn_norm, c->d_model);
-    ref_product(gate, w->w_gate, h, c->d_ffn, c->d_model);
-    ref_product(up, w->w_up, h, c->d_ffn, c->d_model);
+    ref_product(h, &w->wo, w->bo, mixed);
+    ref_add(c, x, h, w->attn_post_norm.gain);
+    ref_norm(c, h, x, w->ffn_norm.gain, c->d_model);
+    ref_product(gate, &w->w_gate, w->b_gate, h);
+    ref_product(up, &w->w_up, w->b_up, h);
     for (int32_t i = 0; i < c->d_ffn; i++) {
         gate[i] = ref_activation(c, gate[i]) * up[i];
     }
-    ref_product(h, w->w_down, gate, c->d_model, c->d_ffn);
-    ref_add(c, x, h, w->ffn_post_norm);
+    ref_product(h, &w->w_down, w->b_down, gate);
+    ref_add(c, x, h, w->ffn_post_norm.gain);
 }
 
 static inline void reference_run(reference *r, const km_model *model, const km_tree *tree) {
     const km_config *c = &model->config;
     const size_t cells = (size_t)c->n_layers * (size_t)tree->n;
+    const float *embed = model->weights.embed.data;
     r->model = model;
     r->tree = tree;
     r->keys = calloc(cells * (size_t)(c->n_kv_heads * c->head_dim), sizeof(double));
@@ -254,14 +259,13 @@ static inline void reference_run(reference *r, const km_model *model, const km_t
         double x[64], h[64];
         r->depth[node] = tree->parent[node] < 0 ? 0 : r->depth[tree->parent[node]] + 1;
         for (int32_t i = 0; i < c->d_model; i++) {
-            x[i] = (double)model->weights.embed[tree->ids[node] * c->d_model + i] *
-                   (double)c->embed_scale;
+            x[i] = (double)embed[tree->ids[node] * c->d_model + i] * (double)c->embed_scale;
         }
         for (int32_t l = 0; l < c->n_layers; l++) {
             ref_layer(r, l, node, x);
-            ref_norm(c, h, x, model->weights.final_norm, c->d_model);
+            ref_norm(c, h, x, model->weights.final_norm.gain, c->d_model);
             ref_product(r->lens + ((int64_t)l * tree->n + node) * c->vocab_size,
-                        model->weights.unembed, h, c->vocab_size, c->d_model);
+                        &model->weights.unembed, NULL, h);
         }
     }
 }

@@ -438,11 +438,11 @@ static void test_nan_is_an_error_that_says_where(void **state) {
     int64_t parent[] = {-1, 0, 1}, rows[] = {2};
     km_forward_request request = {
         .tree = {ids, parent, 3}, .rows = rows, .n_rows = 1, .on_logits = ignore};
-    float *w_down = (float *)model.layers[1].w_down, kept = *w_down;
+    float *w_down = (float *)(uintptr_t)model.layers[1].w_down.data, kept = *w_down;
     *w_down = NAN;
     expect_status(&model.model, request, KM_ENUMERIC, "layer 1: activations of token 0");
     *w_down = kept;
-    ((float *)model.model.weights.unembed)[5] = INFINITY;
+    ((float *)(uintptr_t)model.model.weights.unembed.data)[5] = INFINITY;
     expect_status(&model.model, request, KM_ENUMERIC, "layer 3: logits of token 2 (position 2)");
     synthetic_clear(&model);
     km_ctx_free(ctx);

@@ -45,38 +45,70 @@ static km_status open_model(opened *m, km_ctx *ctx, const tiny_options *o, bool 
 
 /* ---- values ---- */
 
-static void check_values(const float *values, int index, int layer) {
-    int64_t rows = TINY[index].rows > 0 ? TINY[index].rows : 1;
+static void check_value(int index, int layer, int64_t i, float value) {
+    if (value != tiny_value(index, layer, i)) {
+        fail_msg("%s of layer %d, element %d: %g", TINY[index].gguf, layer, (int)i, (double)value);
+    }
+}
+
+static void check_vector(const float *values, int index, int layer) {
     assert_non_null(values);
-    for (int64_t i = 0; i < rows * TINY[index].cols; i++) {
-        if (values[i] != tiny_value(index, layer, i)) {
-            fail_msg("%s of layer %d, element %d: %g", TINY[index].gguf, layer, (int)i,
-                     (double)values[i]);
+    for (int64_t i = 0; i < TINY[index].cols; i++) {
+        check_value(index, layer, i, values[i]);
+    }
+}
+
+static void check_matrix(const km_model *model, const km_matrix *w, int index, int layer) {
+    float row[256];
+    assert_int_equal(w->rows, TINY[index].rows);
+    assert_int_equal(w->cols, TINY[index].cols);
+    for (int64_t r = 0; r < w->rows; r++) {
+        km_matrix_row(row, model->ctx, w, r);
+        for (int64_t i = 0; i < w->cols; i++) {
+            check_value(index, layer, r * w->cols + i, row[i]);
+        }
+    }
+}
+
+static void check_layer(const km_model *model, int l, bool gemma) {
+    const km_layer_weights *p = &model->weights.layers[l];
+    const km_matrix *const matrices[13] = {NULL,     &p->wq,     &p->wk, &p->wv, NULL,
+                                           NULL,     &p->wo,     NULL,   NULL,   &p->w_gate,
+                                           &p->w_up, &p->w_down, NULL};
+    const float *const vectors[13] = {p->attn_norm.gain,
+                                      NULL,
+                                      NULL,
+                                      NULL,
+                                      p->q_norm,
+                                      p->k_norm,
+                                      NULL,
+                                      p->attn_post_norm.gain,
+                                      p->ffn_norm.gain,
+                                      NULL,
+                                      NULL,
+                                      NULL,
+                                      p->ffn_post_norm.gain};
+    for (int i = 0; i < 13; i++) {
+        if (matrices[i] != NULL) {
+            check_matrix(model, matrices[i], 3 + i, l);
+        } else if (TINY[3 + i].gemma_only && !gemma) {
+            assert_null(vectors[i]);
+        } else {
+            check_vector(vectors[i], 3 + i, l);
         }
     }
 }
 
 static void check_model(const km_model *model, bool gemma, bool tied) {
     const km_weights *w = &model->weights;
-    check_values(w->embed, 0, -1);
-    check_values(w->final_norm, 1, -1);
+    check_matrix(model, &w->embed, 0, -1);
+    check_vector(w->final_norm.gain, 1, -1);
     if (tied) {
-        assert_ptr_equal(w->unembed, w->embed);
-    } else {
-        check_values(w->unembed, OUTPUT_INDEX, -1);
+        assert_ptr_equal(w->unembed.data, w->embed.data);
     }
+    check_matrix(model, &w->unembed, tied ? 0 : OUTPUT_INDEX, -1);
     for (int l = 0; l < L; l++) {
-        const km_layer_weights *p = &w->layers[l];
-        const float *const parts[] = {
-            p->attn_norm,      p->wq,       p->wk,     p->wv,   p->q_norm, p->k_norm,       p->wo,
-            p->attn_post_norm, p->ffn_norm, p->w_gate, p->w_up, p->w_down, p->ffn_post_norm};
-        for (int i = 0; i < 13; i++) {
-            if (TINY[3 + i].gemma_only && !gemma) {
-                assert_null(parts[i]);
-            } else {
-                check_values(parts[i], 3 + i, l);
-            }
-        }
+        check_layer(model, l, gemma);
     }
 }
 
@@ -119,7 +151,7 @@ static void test_unaligned_float32(void **state) {
         check_model(&m.model, false, false);
         const km_tensor_info *info =
             km_container_find(m.model.container, "model.embed_tokens.weight");
-        assert_int_equal(m.model.weights.embed == info->data, padding == 0);
+        assert_int_equal(m.model.weights.embed.data == info->data, padding == 0);
         opened_close(&m);
     }
 }
@@ -184,20 +216,70 @@ static void test_tied_with_another_head(void **state) {
     opened_close(&m);
 }
 
+/* What is converted is checked on loading, what is used in place when the model first runs. */
+static void expect_not_finite(km_ctx *ctx, tiny_options o, bool hf, const char *name) {
+    opened m;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(open_model(&m, ctx, &o, hf, &err), &err);
+    for (int i = 0; i < 2; i++) {
+        km_test_fails(km__weights_check(&m.model, &err), KM_ENUMERIC, &err, name);
+    }
+    opened_close(&m);
+}
+
 static void test_weight_not_finite(void **state) {
-    expect_refusal(*state, (tiny_options){.infinite = "blk.1.ffn_down.weight"}, false, KM_ENUMERIC,
-                   "tensor 'blk.1.ffn_down.weight'");
-    expect_refusal(*state, (tiny_options){.infinite = "model.norm.weight", .header_padding = 1},
-                   true, KM_ENUMERIC, "tensor 'model.norm.weight'");
+    static const uint32_t types[] = {0, 30};
+    for (int i = 0; i < 2; i++) {
+        tiny_options o = {.type = types[i], .infinite = "blk.1.ffn_down.weight"};
+        expect_not_finite(*state, o, false, "tensor 'blk.1.ffn_down.weight'");
+    }
+    tiny_options o = {.infinite = "model.norm.weight"};
+    expect_not_finite(*state, o, true, "tensor 'model.norm.weight'");
+    o.header_padding = 1;
+    expect_refusal(*state, o, true, KM_ENUMERIC, "tensor 'model.norm.weight'");
+}
+
+/* Every block of every quantised type, each of its scales in turn made infinite. */
+static void test_quantised_scales_are_checked(void **state) {
+    static const struct {
+        km_dtype dtype;
+        int offset, count;
+    } CASES[] = {{KM_Q8_0, 0, 1}, {KM_Q4_0, 0, 1},   {KM_Q4_1, 0, 2},
+                 {KM_Q5_0, 0, 1}, {KM_Q5_1, 0, 2},   {KM_Q4_K, 0, 2},
+                 {KM_Q5_K, 0, 2}, {KM_Q6_K, 208, 1}, {KM_F16, 0, 1}};
+    for (size_t c = 0; c < sizeof(CASES) / sizeof(CASES[0]); c++) {
+        unsigned char data[3 * 256] = {0};
+        const int size = km_dtype_get(CASES[c].dtype)->block_bytes;
+        km_tensor_info info = {.name = "t", .dtype = CASES[c].dtype, .data = data};
+        const km_tensor_info *list[] = {&info};
+        info.nbytes = 3 * (size_t)size;
+        memset(data, 0x7b, sizeof(data)); /* the largest exponent a finite number has */
+        for (int at = 0; at < 3 * CASES[c].count; at++) {
+            unsigned char *half =
+                data + at / CASES[c].count * size + CASES[c].offset + at % CASES[c].count * 2;
+            km_model model = {.ctx = *state, .weights = {.maps = list, .n_maps = 1}};
+            km_error err = KM_ERROR_INIT;
+            half[1] = 0x7c;
+            assert_int_equal(km__weights_check(&model, &err), KM_ENUMERIC);
+            half[1] = 0x7b;
+            km_error_clear(&err);
+            km_test_ok(km__weights_check(&model, &err), &err);
+        }
+    }
 }
 
 static void test_memory_limit(void **state) {
     opened m;
     km_error err = KM_ERROR_INIT;
-    tiny_options o = {.type = 8};
-    write_model(&m, &o, false);
-    assert_int_equal(load_written(&m, *state, false, 1000, &err), KM_ENOMEM);
+    tiny_options o = {.header_padding = 1}; /* all float32 data at odd addresses */
+    write_model(&m, &o, true);
+    assert_int_equal(load_written(&m, *state, true, 1000, &err), KM_ENOMEM);
     assert_non_null(strstr(err.message, "need 0.1 MiB, 0.0 MiB are allowed"));
+    opened_close(&m);
+    km_error_clear(&err);
+    o.header_padding = 0; /* used in place, they need nothing */
+    write_model(&m, &o, true);
+    km_test_ok(load_written(&m, *state, true, 1000, &err), &err);
     opened_close(&m);
 }
 
@@ -267,13 +349,13 @@ static void test_random_any_thread_count(void **state) {
     randomise(&b, three, 5);
     randomise(&c, *state, 6);
     const size_t n = 700 * 768 * sizeof(float);
-    assert_memory_equal(a.weights.embed, b.weights.embed, n);
-    assert_memory_equal(a.weights.layers[0].w_down, b.weights.layers[0].w_down,
+    assert_memory_equal(a.weights.embed.data, b.weights.embed.data, n);
+    assert_memory_equal(a.weights.layers[0].w_down.data, b.weights.layers[0].w_down.data,
                         1001 * 768 * sizeof(float));
-    assert_true(memcmp(a.weights.embed, c.weights.embed, n) != 0);
-    assert_true(memcmp(a.weights.layers[0].w_gate, a.weights.layers[0].w_up,
+    assert_true(memcmp(a.weights.embed.data, c.weights.embed.data, n) != 0);
+    assert_true(memcmp(a.weights.layers[0].w_gate.data, a.weights.layers[0].w_up.data,
                        1001 * 768 * sizeof(float)) != 0);
-    assert_true(a.weights.final_norm[3] == 0.0f); /* with the offset: a gain of 1 */
+    assert_true(a.weights.final_norm.gain[3] == 0.0f); /* with the offset: a gain of 1 */
     assert_string_equal(a.precision, "F32");
     assert_int_equal(a.n_parameters,
                      700 * 768 + 768 + 2 * 768 + 2 * 768 * 768 + 2 * 256 * 768 + 3 * 1001 * 768);
@@ -425,6 +507,7 @@ int main(void) {
         cmocka_unit_test(test_unused_tensor),
         cmocka_unit_test(test_tied_with_another_head),
         cmocka_unit_test(test_weight_not_finite),
+        cmocka_unit_test(test_quantised_scales_are_checked),
         cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_file_cut_after_opening),
         cmocka_unit_test(test_every_allocation),
