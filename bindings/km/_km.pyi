@@ -254,6 +254,94 @@ class Model:
     def adds_bos(self) -> bool:
         """Whether the model file asks for the beginning-of-sequence token."""
 
+# ---- activations (km.trace, km.gradients) ----
+
+def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:
+    """Each named point in the order of the pass: (name, whether the model has it, whether there is
+    one a layer, heads, width); heads is 1 without a head axis, width 0 stands for positions."""
+
+def trace_run(
+    model: Model,
+    ids: Buffer,
+    parent: Buffer,
+    nodes: Buffer,
+    reads: Buffer,
+    patches: Buffer,
+    factors: Buffer,
+    values: Buffer,
+    rows: Buffer,
+    targets: Buffer,
+    n_out: int,
+) -> Array:
+    """One forward pass over a tree of tokens that keeps activations and log-probabilities.
+
+    Parameters
+    ----------
+    ids : (T) int32
+    parent : (T) int64
+        Index of the token before, -1 at the start of a text.
+    nodes : (N) int64
+        Tokens that reads and patches name slices of.
+    reads : (R, 6) int64
+        point, layer, head (-1: all), first of nodes, number of nodes (-1: all tokens), offset of
+        the result.
+    patches : (P, 11) int64
+        kind, point, layer, head, first of nodes, number of nodes, first and last + 1 element
+        (0, 0: all), offset in values, distance of two tokens' values, whether heads share them.
+    factors : (P) float32
+    values : (M) float32
+    rows : (Q, 2) int64
+        A token whose output is wanted, and the offset of the log-probabilities of the whole
+        vocabulary after it (-1: not wanted).
+    targets : (S, 3) int64
+        Row (rising), token id, offset of that token's log-probability, nats.
+    n_out : int
+
+    Returns
+    -------
+    (n_out) float32
+        What each offset points into.
+    """
+
+def gradients_run(
+    model: Model,
+    ids: Buffer,
+    parent: Buffer,
+    nodes: Buffer,
+    reads: Buffer,
+    gradients: Buffer,
+    patches: Buffer,
+    factors: Buffer,
+    values: Buffer,
+    rows: Buffer,
+    targets: Buffer,
+    weights: Buffer,
+    kind: str,
+    n_out: int,
+) -> tuple[Array, Array]:
+    """One forward and one backward pass; the loss is a weighted sum over the output of `rows`.
+
+    Parameters
+    ----------
+    ids, parent, nodes, reads, patches, factors, values, n_out
+        As in trace_run.
+    gradients : (G, 6) int64
+        As reads, but the derivative of the loss is kept.
+    rows : (Q) int64
+        Tokens whose output enters the loss.
+    targets : (S, 2) int64
+        Row (rising) and token id.
+    weights : (S) float64
+    kind : {"logit", "logprob", "prob"}
+        Of each target; the loss of a row is the sum of weight times it.
+
+    Returns
+    -------
+    (n_out) float32
+    (Q) float64
+        The loss of each row.
+    """
+
 # ---- memorization: what drives a model ----
 
 def memorization_run(
