@@ -14,8 +14,9 @@ if [ "${1:-}" = "--fix" ]; then
     exit 0
 fi
 
-echo "km: checking layers (dependencies point down only)"
+echo "km: checking layers (dependencies point down only) and allocation-failure tests"
 python tools/check_layers.py
+python tools/check_allocation.py
 echo "km: checking the format of C and Python"
 # shellcheck disable=SC2086
 clang-format --dry-run --Werror $c_files

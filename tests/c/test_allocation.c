@@ -1,0 +1,389 @@
+/* test_allocation.c: every function of the public headers that can allocate survives the failure of
+ * its first, second, third ... allocation: KM_ENOMEM with a message, nothing leaked, and the model
+ * works on. tools/check_allocation.py checks that no such function is missing here. */
+#include "km/arrow.h"
+#include "km/memorization.h"
+#include "km/stats.h"
+#include "km_test.h"
+
+#define N 6
+
+typedef struct fixture {
+    km_test_memory memory;
+    km_ctx *ctx;
+    km_model *model;
+} fixture;
+
+typedef km_status (*body_fn)(fixture *f, km_error *err);
+
+static const int32_t IDS[] = {5, 17, 3, 90, 41, 7, 9, 30};
+static const double X[N] = {0.5, 0.25, 0.75, 0.1, 0.9, 0.3};
+static const double Y[N] = {0.1, 0.2, 0.8, 0.3, 0.6, 0.4};
+static const int64_t GROUP[N] = {0, 0, 1, 1, 2, 2};
+
+/* ---- models ---- */
+
+static km_status load(fixture *f, km_error *err) {
+    km_model *model = NULL;
+    KM_TRY(km_model_load(&model, f->ctx, KM_TEST_DATA "/golden_data/tiny_llama", NULL, err));
+    km_model_free(model);
+    return KM_OK;
+}
+
+static km_status random_like(fixture *f, km_error *err) {
+    km_model *model = NULL;
+    KM_TRY(km_model_random_like(&model, f->model, 1, err));
+    km_model_free(model);
+    return KM_OK;
+}
+
+static km_status fingerprint(fixture *f, km_error *err) {
+    char hex[65];
+    return km_model_fingerprint(hex, f->model, err);
+}
+
+static km_status ignore_logits(void *payload, int64_t index, int32_t layer, const float *logits,
+                               int64_t vocab, km_error *err) {
+    (void)payload;
+    (void)index;
+    (void)layer;
+    (void)logits;
+    (void)vocab;
+    (void)err;
+    return KM_OK;
+}
+
+static km_status forward(fixture *f, km_error *err) {
+    static const int64_t parent[] = {-1, 0, 1, 1, 3}, rows[] = {2, 4};
+    const km_forward_request request = {.tree = {IDS, parent, 5},
+                                        .rows = rows,
+                                        .n_rows = 2,
+                                        .lens_rows = rows,
+                                        .n_lens_rows = 1,
+                                        .on_logits = ignore_logits};
+    return km_model_forward(f->model, &request, err);
+}
+
+static km_status logprobs(fixture *f, km_error *err) {
+    float out[8];
+    return km_model_logprobs_into(out, f->model, IDS, 8, err);
+}
+
+static km_status next_logprobs(fixture *f, km_error *err) {
+    float out[4096];
+    assert_true(km_model_config(f->model)->vocab_size <= 4096);
+    return km_model_next_logprobs_into(out, f->model, IDS, 8, err);
+}
+
+/* ---- text ---- */
+
+static km_status encode(fixture *f, km_error *err) {
+    static const char TEXT[] = "What a long text does to a tokenizer, over and over again.";
+    km_tokens tokens = KM_TOKENS_INIT;
+    km_status status = km_tokenizer_encode(&tokens, km_model_tokenizer(f->model), TEXT,
+                                           sizeof TEXT - 1, NULL, err);
+    km_tokens_clear(&tokens);
+    return status;
+}
+
+static km_status decode(fixture *f, km_error *err) {
+    char *text = NULL;
+    size_t n = 0;
+    const km_tokenizer *tokenizer = km_model_tokenizer(f->model);
+    KM_TRY(km_tokenizer_decode(&text, &n, tokenizer, IDS, 8, true, err));
+    km_text_free(tokenizer, text);
+    return KM_OK;
+}
+
+/* ---- measures that drive a model ---- */
+
+static km_status recall(fixture *f, km_error *err) {
+    static const char *const answers[] = {"a", "b"}, *const wrong[] = {"c", "d"};
+    static const char *const templates[] = {"{} is"};
+    const km_recall_fact facts[] = {{"1", "x", answers, 2, wrong, 2, -1},
+                                    {"2", "y", wrong, 1, answers, 2, -1}};
+    const km_recall_relation relation = {"r", templates, 1, "it", facts, 2};
+    const km_recall_options options = KM_RECALL_OPTIONS_INIT;
+    km_table *table = NULL;
+    KM_TRY(km_memorization_run(&table, f->model, &relation, &options, NULL, NULL, err));
+    km_table_free(table);
+    return KM_OK;
+}
+
+static km_status lens(fixture *f, km_error *err) {
+    km_table *table = NULL;
+    KM_TRY(km_lens_run(&table, f->model, IDS, 8, 3, 2, err));
+    km_table_free(table);
+    return KM_OK;
+}
+
+static km_status verbatim(fixture *f, km_error *err) {
+    static const int64_t offsets[] = {0, 3, 8};
+    km_table *table = NULL;
+    KM_TRY(km_verbatim_run(&table, f->model, IDS, offsets, 2, 64, NULL, NULL, err));
+    km_table_free(table);
+    return KM_OK;
+}
+
+static km_status continuations(fixture *f, km_error *err) {
+    static const int64_t offsets[] = {0, 4, 8}, prompts[] = {2, 3};
+    double out[2];
+    return km_continuations_run_into(out, f->model, IDS, offsets, prompts, 2, 64, NULL, NULL, err);
+}
+
+/* ---- pure scores ---- */
+
+static km_status min_k(fixture *f, km_error *err) {
+    double out;
+    return km_score_min_k(&out, f->ctx, X, N, 0.5, false, err);
+}
+
+static km_status min_k_plus_plus(fixture *f, km_error *err) {
+    double out;
+    return km_score_min_k_plus_plus(&out, f->ctx, X, Y, Y, N, 0.5, false, err);
+}
+
+static km_status detection(fixture *f, km_error *err) {
+    static const bool member[N] = {true, false, true, false, true, false};
+    km_detection out;
+    return km_score_detection(&out, f->ctx, X, member, N, 0.9, 0.1, err);
+}
+
+static km_status extraction(fixture *f, km_error *err) {
+    km_extraction out;
+    return km_score_extraction(&out, f->ctx, IDS, 6, IDS + 1, 6, err);
+}
+
+static km_status recall_curve(fixture *f, km_error *err) {
+    static const bool correct[N] = {true, false, true, true, false, true};
+    double curve[N], at;
+    int64_t n_curve;
+    return km_score_recall_curve(curve, &n_curve, &at, f->ctx, GROUP, correct, N, 3, 2, err);
+}
+
+static km_status exposure(fixture *f, km_error *err) {
+    int64_t rank[N];
+    double out[N];
+    return km_score_exposure_into(rank, out, f->ctx, X, N, Y, N, 3.0, err);
+}
+
+static km_status macro_mean(fixture *f, km_error *err) {
+    double out;
+    return km_score_macro_mean(&out, f->ctx, X, GROUP, N, err);
+}
+
+/* ---- statistics ---- */
+
+static km_status bootstrap_mean(fixture *f, km_error *err) {
+    km_interval out;
+    return km_stats_bootstrap_mean(&out, f->ctx, X, N, NULL, err);
+}
+
+static km_status clustered_mean(fixture *f, km_error *err) {
+    const km_clusters clusters = {GROUP, NULL, NULL};
+    km_interval_options options = KM_INTERVAL_OPTIONS_INIT;
+    km_interval out;
+    KM_TRY(km_stats_clustered_mean(&out, f->ctx, X, N, &clusters, &options, err));
+    options.method = KM_CLUSTER_BOOTSTRAP;
+    return km_stats_clustered_mean(&out, f->ctx, X, N, &clusters, &options, err);
+}
+
+static km_status paired_difference(fixture *f, km_error *err) {
+    const km_clusters clusters = {GROUP, NULL, NULL};
+    km_interval out;
+    return km_stats_paired_difference(&out, f->ctx, X, Y, N, &clusters, NULL, err);
+}
+
+static km_status permutation_paired(fixture *f, km_error *err) {
+    km_test out;
+    return km_stats_permutation_paired(&out, f->ctx, X, N, GROUP, 100, 1, err);
+}
+
+static km_status permutation_two_sample(fixture *f, km_error *err) {
+    km_test out;
+    return km_stats_permutation_two_sample(&out, f->ctx, X, N, Y, N, 100, 1, err);
+}
+
+static km_status holm(fixture *f, km_error *err) {
+    double out[N];
+    return km_stats_holm(out, f->ctx, X, N, err);
+}
+
+static km_status benjamini_hochberg(fixture *f, km_error *err) {
+    double out[N];
+    return km_stats_benjamini_hochberg(out, f->ctx, X, N, err);
+}
+
+static km_status spearman(fixture *f, km_error *err) {
+    km_test out;
+    return km_stats_spearman(&out, f->ctx, X, Y, N, err);
+}
+
+static km_status kendall(fixture *f, km_error *err) {
+    km_test out;
+    return km_stats_kendall(&out, f->ctx, X, Y, N, err);
+}
+
+static km_status ranks(fixture *f, km_error *err) {
+    double out[N];
+    return km_stats_ranks(out, f->ctx, X, N, err);
+}
+
+static km_status auroc(fixture *f, km_error *err) {
+    static const uint8_t positive[N] = {1, 0, 1, 0, 1, 0};
+    double out;
+    return km_stats_auroc(&out, f->ctx, X, positive, N, err);
+}
+
+/* ---- tables ---- */
+
+static const km_column_spec SPECS[] = {{"i", KM_COLUMN_INT64, "", ""},
+                                       {"d", KM_COLUMN_DOUBLE, "nats", ""},
+                                       {"b", KM_COLUMN_BOOL, "", ""},
+                                       {"t", KM_COLUMN_TEXT, "", ""}};
+
+static km_status fill(km_table *table, km_error *err) {
+    for (int64_t i = 0; i < 40; i++) {
+        KM_TRY(km_table_add_row(table, err));
+        KM_TRY(km_table_set_int64(table, 0, i, err));
+        KM_TRY(km_table_set_double(table, 1, 0.5, err));
+        KM_TRY(km_table_set_bool(table, 2, true, err));
+        KM_TRY(km_table_set_text(table, 3, "a cell of text", -1, err));
+    }
+    return KM_OK;
+}
+
+static km_status tables(fixture *f, km_error *err) {
+    km_status status = KM_OK;
+    km_table *table = NULL, *more = NULL;
+    struct ArrowArrayStream stream = {.release = NULL};
+    KM_GO(km_table_new(&table, f->ctx, SPECS, 4, err));
+    KM_GO(km_table_new(&more, f->ctx, SPECS, 4, err));
+    KM_GO(fill(table, err));
+    KM_GO(fill(more, err));
+    KM_GO(km_table_append(table, more, err));
+    KM_GO(km_table_export_stream(&stream, table, err));
+done:
+    if (stream.release != NULL) {
+        stream.release(&stream);
+    }
+    km_table_free(table);
+    km_table_free(more);
+    return status;
+}
+
+/* ---- the loop ---- */
+
+static const struct {
+    const char *name;
+    body_fn body;
+} BODIES[] = {{"km_model_load", load},
+              {"km_model_random_like", random_like},
+              {"km_model_fingerprint", fingerprint},
+              {"km_model_forward", forward},
+              {"km_model_logprobs_into", logprobs},
+              {"km_model_next_logprobs_into", next_logprobs},
+              {"km_tokenizer_encode", encode},
+              {"km_tokenizer_decode", decode},
+              {"km_memorization_run", recall},
+              {"km_lens_run", lens},
+              {"km_verbatim_run", verbatim},
+              {"km_continuations_run_into", continuations},
+              {"km_score_min_k", min_k},
+              {"km_score_min_k_plus_plus", min_k_plus_plus},
+              {"km_score_detection", detection},
+              {"km_score_extraction", extraction},
+              {"km_score_recall_curve", recall_curve},
+              {"km_score_exposure_into", exposure},
+              {"km_score_macro_mean", macro_mean},
+              {"km_stats_bootstrap_mean", bootstrap_mean},
+              {"km_stats_clustered_mean", clustered_mean},
+              {"km_stats_paired_difference", paired_difference},
+              {"km_stats_permutation_paired", permutation_paired},
+              {"km_stats_permutation_two_sample", permutation_two_sample},
+              {"km_stats_holm", holm},
+              {"km_stats_benjamini_hochberg", benjamini_hochberg},
+              {"km_stats_spearman", spearman},
+              {"km_stats_kendall", kendall},
+              {"km_stats_ranks", ranks},
+              {"km_stats_auroc", auroc},
+              {"km_table_new, add_row, set_*, append, export_stream", tables}};
+
+static void start(fixture *f) {
+    km_error err = KM_ERROR_INIT;
+    km_ctx_options options = KM_CTX_OPTIONS_INIT;
+    km_allocator allocator = km_test_failing_allocator(&f->memory, -1);
+    options.n_threads = 2;
+    options.allocator = &allocator;
+    km_test_ok(km_ctx_new(&f->ctx, &options, &err), &err);
+    km_test_ok(km_model_load(&f->model, f->ctx, KM_TEST_DATA "/golden_data/tiny_llama", NULL, &err),
+               &err);
+}
+
+/* Fail each allocation in turn until none is left; returns how many there were. */
+static long long fail_each(fixture *f, const char *name, body_fn body) {
+    for (long long n = 0;; n++) {
+        km_error err = KM_ERROR_INIT;
+        atomic_store(&f->memory.calls, 0);
+        f->memory.fail_at = n;
+        km_status status = body(f, &err);
+        f->memory.fail_at = -1;
+        if (status == KM_OK && atomic_load(&f->memory.calls) <= n) {
+            return n;
+        }
+        if (status != KM_ENOMEM || err.code != KM_ENOMEM || err.message[0] == '\0' || n > 100000) {
+            fail_msg("%s with allocation %lld failing: %s, '%s'", name, n, km_status_name(status),
+                     err.message);
+        }
+    }
+}
+
+static void test_every_function(void **state) {
+    (void)state;
+    float before[4096], after[4096];
+    for (size_t i = 0; i < sizeof(BODIES) / sizeof(BODIES[0]); i++) {
+        fixture f;
+        km_error err = KM_ERROR_INIT;
+        start(&f);
+        const size_t bytes = (size_t)km_model_config(f.model)->vocab_size * sizeof(float);
+        if (fail_each(&f, BODIES[i].name, BODIES[i].body) == 0) {
+            fail_msg("%s allocates nothing: it does not belong here", BODIES[i].name);
+        }
+        km_test_ok(km_model_next_logprobs_into(after, f.model, IDS, 8, &err), &err);
+        if (i == 0) {
+            memcpy(before, after, bytes);
+        }
+        assert_memory_equal(before, after, bytes);
+        km_model_free(f.model);
+        km_ctx_free(f.ctx);
+        assert_int_equal(atomic_load(&f.memory.live_blocks), 0);
+        assert_int_equal(atomic_load(&f.memory.live_bytes), 0);
+    }
+}
+
+static void test_the_context_itself(void **state) {
+    (void)state;
+    for (long long n = 0;; n++) {
+        km_test_memory memory;
+        km_allocator allocator = km_test_failing_allocator(&memory, n);
+        km_ctx_options options = {.n_threads = 3, .allocator = &allocator};
+        km_ctx *ctx = NULL;
+        km_error err = KM_ERROR_INIT;
+        km_status status = km_ctx_new(&ctx, &options, &err);
+        km_ctx_free(ctx);
+        assert_int_equal(atomic_load(&memory.live_blocks), 0);
+        if (status == KM_OK) {
+            assert_true(n > 0);
+            return;
+        }
+        assert_int_equal(status, KM_ENOMEM);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_function),
+        cmocka_unit_test(test_the_context_itself),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
