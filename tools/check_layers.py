@@ -31,6 +31,7 @@ PUBLIC = {
     "gradient.h": "model",
     "memorization.h": "measure",
     "memorization_scores.h": "measure",
+    "interpretability.h": "measure",
     "km.h": "measure",
     "kb.h": "kb",
     "viz.h": "viz",

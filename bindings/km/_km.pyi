@@ -395,6 +395,27 @@ def continuations_run(
 ) -> Array:
     """(K) float64, nats: log-probability of what follows each item's first prompt_lengths tokens."""
 
+# ---- interpretability: what drives a model ----
+
+def lens_run(
+    model: Model,
+    ids: Buffer,
+    offsets: Buffer,
+    targets: Buffer,
+    top_k: int = 0,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """Logit lens at the last token of K prompts, all layers and the output (L+1).
+
+    Prompt i is ids[offsets[i]:offsets[i+1]] (int32, int64); targets (K) int32.
+
+    Returns
+    -------
+    rank (K, L+1) int64, logprob (K, L+1) float64 nats, top_ids (K, L+1, top_k) int32,
+    top_logprobs (K, L+1, top_k) float64 nats
+    """
+
 # ---- memorization: pure scores (km.scores.memorization wraps them) ----
 
 def score_token_logprobs(logits: Buffer, ids: Buffer) -> Array:

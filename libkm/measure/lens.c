@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "km/interpretability.h"
 #include "km/memorization.h"
 
 enum {
@@ -40,83 +41,37 @@ static const km_column_spec COLUMNS[N_COLUMNS] = {
     {"top_probabilities", KM_COLUMN_TEXT, "probability", "Their probabilities, a JSON array."},
 };
 
-typedef struct lens_token {
-    int32_t id;
-    double logprob;
-} lens_token;
-
-typedef struct lens_layer {
-    int64_t rank;
-    double logprob, entropy;
-} lens_layer;
-
 typedef struct lens_run {
     const km_model *model;
     int32_t target;
     int32_t n_layers;
     int top_k;
-    lens_layer *layers; /* (L + 1) */
-    lens_token *top;    /* (L + 1, top_k) */
+    int64_t *rank;        /* (L + 1) */
+    double *logprob;      /* (L + 1) */
+    double *entropy;      /* (L + 1) */
+    int32_t *top_ids;     /* (L + 1, top_k) */
+    double *top_logprobs; /* (L + 1, top_k) */
 } lens_run;
 
-/* The k largest logits, best first, lower ids first among equals. */
-static void find_top(lens_token *top, int k, const float *logits, int64_t n, double lse) {
-    int held = 0;
-    for (int64_t v = 0; v < n; v++) {
-        double logprob = (double)logits[v] - lse;
-        if (held == k && logprob <= top[k - 1].logprob) {
-            continue;
-        }
-        int at = held < k ? held++ : k - 1;
-        for (; at > 0 && top[at - 1].logprob < logprob; at--) {
-            top[at] = top[at - 1];
-        }
-        top[at] = (lens_token){(int32_t)v, logprob};
+static km_status allocate(lens_run *run, km_arena *arena, km_error *err) {
+    const size_t n = (size_t)run->n_layers + 1, k = (size_t)run->top_k;
+    size_t top;
+    if (!km_size_mul(&top, n * k, sizeof(double))) {
+        return KM_SET(err, KM_ENOMEM, "%zu layers of %d tokens", n, run->top_k);
     }
+    KM_TRY(km_arena_alloc((void **)&run->rank, arena, n * sizeof *run->rank, err));
+    KM_TRY(km_arena_alloc((void **)&run->logprob, arena, n * sizeof *run->logprob, err));
+    KM_TRY(km_arena_alloc((void **)&run->entropy, arena, n * sizeof *run->entropy, err));
+    KM_TRY(km_arena_alloc((void **)&run->top_ids, arena, top, err));
+    return km_arena_alloc((void **)&run->top_logprobs, arena, top, err);
 }
 
-static double entropy_of(const float *logits, int64_t n, double lse) {
-    double entropy = 0;
-    for (int64_t v = 0; v < n; v++) {
-        double logprob = (double)logits[v] - lse;
-        entropy -= exp(logprob) * logprob;
-    }
-    return entropy;
-}
-
-static km_status see_layer(void *payload, int64_t index, int32_t layer, const float *logits,
-                           int64_t n, km_error *err) {
-    lens_run *run = payload;
-    (void)index;
-    (void)err;
-    double lse = km_logits_logsumexp(run->model, logits, n);
-    run->layers[layer] =
-        (lens_layer){km_logits_rank(logits, n, run->target), (double)logits[run->target] - lse,
-                     entropy_of(logits, n, lse)};
-    find_top(run->top + (int64_t)layer * run->top_k, run->top_k, logits, n, lse);
-    return KM_OK;
-}
-
-static km_status run_model(lens_run *run, const int32_t *ids, int64_t n, km_error *err) {
-    km_ctx *ctx = km_model_ctx(run->model);
-    km_status status = KM_OK;
-    int64_t *parent = NULL;
-    int64_t last = n - 1;
-    KM_GO(km_alloc_array((void **)&parent, ctx, n, sizeof *parent, err));
-    for (int64_t i = 0; i < n; i++) {
-        parent[i] = i - 1;
-    }
-    km_forward_request request = {.tree = {ids, parent, n},
-                                  .rows = &last,
-                                  .n_rows = 1,
-                                  .lens_rows = &last,
-                                  .n_lens_rows = 1,
-                                  .on_logits = see_layer,
-                                  .payload = run};
-    KM_GO(km_model_forward(run->model, &request, err));
-done:
-    km_free(ctx, parent);
-    return status;
+static km_status run_model(const lens_run *run, const int32_t *ids, int64_t n, km_error *err) {
+    const int64_t offsets[2] = {0, n};
+    const km_lens_arrays out = {run->rank, run->logprob, run->entropy, run->top_ids,
+                                run->top_logprobs};
+    return km_lens_run_into(&out, run->model, ids, offsets, 1, &run->target, run->top_k, n, NULL,
+                            NULL, err);
 }
 
 /* Length of the well-formed character at the start of text, 0 when there is none. */
@@ -176,8 +131,10 @@ static km_status copy_token_text(char **out, km_arena *arena, const lens_run *ru
     return KM_OK;
 }
 
-static km_status write_top_numbers(km_table *table, const lens_run *run, const lens_token *top,
+static km_status write_top_numbers(km_table *table, const lens_run *run, int32_t layer,
                                    km_arena *arena, km_error *err) {
+    const int32_t *top = run->top_ids + (int64_t)layer * run->top_k;
+    const double *logprobs = run->top_logprobs + (int64_t)layer * run->top_k;
     char *ids, *probabilities;
     size_t size = 32 * (size_t)run->top_k + 3;
     KM_TRY(km_arena_alloc((void **)&ids, arena, size, err));
@@ -185,8 +142,8 @@ static km_status write_top_numbers(km_table *table, const lens_run *run, const l
     char *id_end = ids, *probability_end = probabilities;
     for (int k = 0; k < run->top_k; k++) {
         const char *comma = k == 0 ? "[" : ",";
-        id_end += snprintf(id_end, 32, "%s%ld", comma, (long)top[k].id);
-        probability_end += snprintf(probability_end, 32, "%s%.9g", comma, exp(top[k].logprob));
+        id_end += snprintf(id_end, 32, "%s%ld", comma, (long)top[k]);
+        probability_end += snprintf(probability_end, 32, "%s%.9g", comma, exp(logprobs[k]));
     }
     memcpy(id_end, "]", 2);
     memcpy(probability_end, "]", 2);
@@ -194,19 +151,20 @@ static km_status write_top_numbers(km_table *table, const lens_run *run, const l
     return km_table_set_text(table, TOP_PROBABILITIES, probabilities, -1, err);
 }
 
-static km_status write_top_texts(km_table *table, const lens_run *run, const lens_token *top,
+static km_status write_top_texts(km_table *table, const lens_run *run, int32_t layer,
                                  km_arena *arena, km_error *err) {
+    const int32_t *top = run->top_ids + (int64_t)layer * run->top_k;
     char *all, *text;
     size_t size = 3;
     for (int k = 0; k < run->top_k; k++) {
-        KM_TRY(copy_token_text(&text, arena, run, top[k].id, err));
+        KM_TRY(copy_token_text(&text, arena, run, top[k], err));
         size += 6 * strlen(text) + 3;
     }
     KM_TRY(km_arena_alloc((void **)&all, arena, size, err));
     char *end = all;
     for (int k = 0; k < run->top_k; k++) {
         *end++ = k == 0 ? '[' : ',';
-        KM_TRY(copy_token_text(&text, arena, run, top[k].id, err));
+        KM_TRY(copy_token_text(&text, arena, run, top[k], err));
         if (k == 0) {
             KM_TRY(km_table_set_text(table, TOP_TOKEN, text, -1, err));
         }
@@ -218,22 +176,21 @@ static km_status write_top_texts(km_table *table, const lens_run *run, const len
 
 static km_status write_layer(km_table *table, const lens_run *run, int32_t layer, km_arena *arena,
                              km_error *err) {
-    const lens_layer *seen = &run->layers[layer];
-    const lens_token *top = run->top + (int64_t)layer * run->top_k;
+    const int64_t best = (int64_t)layer * run->top_k;
     char *target;
     KM_TRY(copy_token_text(&target, arena, run, run->target, err));
     KM_TRY(km_table_add_row(table, err));
     KM_TRY(km_table_set_int64(table, LAYER, layer, err));
     KM_TRY(km_table_set_int64(table, TARGET_ID, run->target, err));
     KM_TRY(km_table_set_text(table, TARGET, target, -1, err));
-    KM_TRY(km_table_set_int64(table, RANK, seen->rank, err));
-    KM_TRY(km_table_set_double(table, LOGPROB, seen->logprob, err));
-    KM_TRY(km_table_set_double(table, PROBABILITY, exp(seen->logprob), err));
-    KM_TRY(km_table_set_double(table, ENTROPY, seen->entropy, err));
-    KM_TRY(km_table_set_int64(table, TOP_ID, top[0].id, err));
-    KM_TRY(km_table_set_double(table, TOP_PROBABILITY, exp(top[0].logprob), err));
-    KM_TRY(write_top_numbers(table, run, top, arena, err));
-    return write_top_texts(table, run, top, arena, err);
+    KM_TRY(km_table_set_int64(table, RANK, run->rank[layer], err));
+    KM_TRY(km_table_set_double(table, LOGPROB, run->logprob[layer], err));
+    KM_TRY(km_table_set_double(table, PROBABILITY, exp(run->logprob[layer]), err));
+    KM_TRY(km_table_set_double(table, ENTROPY, run->entropy[layer], err));
+    KM_TRY(km_table_set_int64(table, TOP_ID, run->top_ids[best], err));
+    KM_TRY(km_table_set_double(table, TOP_PROBABILITY, exp(run->top_logprobs[best]), err));
+    KM_TRY(write_top_numbers(table, run, layer, arena, err));
+    return write_top_texts(table, run, layer, arena, err);
 }
 
 static km_status check_arguments(const km_model *model, int64_t n, int32_t target, int top_k,
@@ -255,13 +212,14 @@ km_status km_lens_run(km_table **out, const km_model *model, const int32_t *ids,
     km_ctx *ctx = km_model_ctx(model);
     km_arena *arena = NULL;
     km_table *table = NULL;
-    lens_run run = {model, target, km_model_config(model)->n_layers, top_k, NULL, NULL};
+    lens_run run = {.model = model,
+                    .target = target,
+                    .n_layers = km_model_config(model)->n_layers,
+                    .top_k = top_k};
     *out = NULL;
     KM_TRY(check_arguments(model, n, target, top_k, err));
     KM_GO(km_arena_new(&arena, ctx, err));
-    KM_GO(km_alloc_array((void **)&run.layers, ctx, run.n_layers + 1, sizeof *run.layers, err));
-    KM_GO(km_alloc_array((void **)&run.top, ctx, (int64_t)(run.n_layers + 1) * top_k,
-                         sizeof *run.top, err));
+    KM_GO(allocate(&run, arena, err));
     KM_GO(km_table_new(&table, ctx, COLUMNS, N_COLUMNS, err));
     KM_GO(run_model(&run, ids, n, err));
     for (int32_t layer = 0; layer <= run.n_layers; layer++) {
@@ -271,8 +229,6 @@ km_status km_lens_run(km_table **out, const km_model *model, const int32_t *ids,
     table = NULL;
 done:
     km_table_free(table);
-    km_free(ctx, run.top);
-    km_free(ctx, run.layers);
     km_arena_free(arena);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "km/ctx.h"
 #include "km/error.h"
 #include "km/gradient.h"
+#include "km/interpretability.h"
 #include "km/memorization.h"
 #include "km/model.h"
 #include "km/points.h"

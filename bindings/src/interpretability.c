@@ -1,0 +1,113 @@
+/* interpretability.c: logit lens of many prompts. */
+#include "km/interpretability.h"
+
+#include "tick.h"
+#include "wrap.h"
+
+static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
+    PyObject *object;
+    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
+        return false;
+    }
+    *out = km_py_model_get(object);
+    return true;
+}
+
+/* A new array of up to three axes; an axis of -1 and those after it are not there. */
+static PyObject *make_array(PyObject *module, km_element element, int64_t a, int64_t b, int64_t c,
+                            void **data) {
+    const int64_t shape[3] = {a, b, c};
+    const int n_dims = b < 0 ? 1 : c < 0 ? 2 : 3;
+    return km_array_new(KM_MODULE_STATE(module)->types[KM_TYPE_ARRAY], element, n_dims, shape,
+                        data);
+}
+
+/* Several arrays as a tuple; steals them, and gives NULL when one is missing. */
+static PyObject *pack(PyObject **arrays, int n) {
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; i < n; i++) {
+        if (tuple != NULL && arrays[i] != NULL) {
+            PyTuple_SetItem(tuple, i, arrays[i]);
+        } else {
+            Py_XDECREF(arrays[i]);
+            Py_CLEAR(tuple);
+        }
+    }
+    return tuple;
+}
+
+/* ---- packed prompts: ids (N), offsets (K+1) ---- */
+
+typedef struct prompts {
+    const int32_t *ids;
+    const int64_t *offsets;
+    int64_t n, batch_tokens;
+} prompts;
+
+static bool read_prompts(km_args *in, prompts *out) {
+    km_view ids, offsets;
+    out->batch_tokens = 1024;
+    if (!km_arg_view(in, "ids", KM_I32, "(N)", &ids) ||
+        !km_arg_view(in, "offsets", KM_I64, "(K)", &offsets) ||
+        !km_arg_int64(in, "batch_tokens", &out->batch_tokens)) {
+        return false;
+    }
+    out->ids = ids.data;
+    out->offsets = offsets.data;
+    out->n = offsets.n - 1;
+    if (out->n < 0 || out->offsets[0] != 0 || out->offsets[out->n] != ids.n ||
+        out->batch_tokens < 1) {
+        km_py_raise_format(in->errors, KM_EINVAL,
+                           "%s(): offsets must go from 0 to the number of ids, and batch_tokens "
+                           "must be positive",
+                           in->signature->name);
+        return false;
+    }
+    return true;
+}
+
+/* ---- the lens ---- */
+
+/* (rank, logprob, top_ids, top_logprobs) */
+static PyObject *lens_arrays(PyObject *module, km_lens_arrays *out, int64_t n, int64_t layers,
+                             int top_k) {
+    PyObject *arrays[4] = {
+        make_array(module, KM_I64, n, layers, -1, (void **)&out->rank),
+        make_array(module, KM_F64, n, layers, -1, (void **)&out->logprob),
+        make_array(module, KM_I32, n, layers, top_k, (void **)&out->top_ids),
+        make_array(module, KM_F64, n, layers, top_k, (void **)&out->top_logprobs),
+    };
+    return pack(arrays, 4);
+}
+
+FUNCTION(lens_run) {
+    km_args in;
+    km_model *model;
+    prompts texts;
+    km_view targets;
+    km_lens_arrays out = {0};
+    int top_k = 0;
+    PyObject *progress = NULL, *result = NULL;
+    if (BIND(in, module, lens_run) && model_arg(&in, module, &model) && read_prompts(&in, &texts) &&
+        km_arg_view(&in, "targets", KM_I32, "(K)", &targets) &&
+        km_args_same_length(&in, "targets", targets.n, "offsets[1:]", texts.n) &&
+        km_arg_int(&in, "top_k", &top_k) && km_arg_callable(&in, "progress", &progress) &&
+        (result = lens_arrays(module, &out, texts.n, km_model_config(model)->n_layers + 1,
+                              top_k < 0 ? 0 : top_k)) != NULL) {
+        km_error err = KM_ERROR_INIT;
+        km_py_tick tick;
+        km_py_tick_begin(&tick, progress);
+        km_status status =
+            km_lens_run_into(&out, model, texts.ids, texts.offsets, texts.n, targets.data, top_k,
+                             texts.batch_tokens, km_py_tick_call, &tick, &err);
+        km_py_tick_end(&tick);
+        result = finish(module, result, status, &err);
+    }
+    km_args_clear(&in);
+    return result;
+}
+
+PyMethodDef km_py_interpretability_methods[] = {
+    KM_METHOD("lens_run", lens_run, KM_DOC_lens_run),
+    {NULL, NULL, 0, NULL},
+};
