@@ -1,5 +1,4 @@
-"""What the benchmarks share: peers in processes of their own, rounds in turn, the line that says
-which machine and commit the figures are from."""
+"""What the benchmarks share: peers in processes of their own, rounds in turn, the machine's line."""
 
 from __future__ import annotations
 
@@ -66,7 +65,7 @@ def serve(run: Callable[[], dict[str, Any]]) -> None:
 def in_turn(
     ours: Callable[[], dict[str, Any]], peers: list[Peer], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rounds of km and each peer, taking turns so that a change in the machine's speed meets all."""
+    """Rounds of km and each peer in turn, so that a change of the machine's speed meets all."""
     results: dict[str, list[dict[str, Any]]] = {"km": [], **{peer.name: [] for peer in peers}}
     for number in range(rounds):
         results["km"].append(ours())

@@ -10,22 +10,17 @@ Run by ``make bench``; peers live in an environment of their own (bench/requirem
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
 import sys
 import time
 from array import array
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
+
+from common import Peer, in_turn, machine_line, median_seconds, ratio
 
 from km import _km, datasets
 from km.model import load, locate
 from km.recall_plan import make_plan
 
-HERE = Path(__file__).resolve().parent
 RELATIONS = ("country_capital_city", "landmark_in_country", "person_occupation", "adj_antonym")
 PEERS = ("transformers", "llama-cpp-python")
 
@@ -43,7 +38,7 @@ def workload(model: Any, per_relation: int) -> list[dict[str, Any]]:
     return facts
 
 
-def km_round(model: Any, facts: list[dict[str, Any]]) -> tuple[float, list[list[float]]]:
+def km_round(model: Any, facts: list[dict[str, Any]]) -> dict[str, Any]:
     """Seconds and scores of km, building its token tree included."""
     begin = time.perf_counter()
     ids, offsets, lengths = array("i"), array("q", [0]), array("q")
@@ -54,42 +49,7 @@ def km_round(model: Any, facts: list[dict[str, Any]]) -> tuple[float, list[list[
             lengths.append(len(fact["prompt"]))
     flat = iter(_km.continuations_run(model._model, ids, offsets, lengths).tolist())
     scores = [[next(flat) for _ in fact["candidates"]] for fact in facts]
-    return time.perf_counter() - begin, scores
-
-
-class Peer:
-    """A peer library in its own process and environment."""
-
-    def __init__(self, name: str, python: str, job: dict[str, Any]) -> None:
-        self.name = name
-        self._process = subprocess.Popen(
-            [python, str(HERE / "peers.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._say(json.dumps({"peer": name, **job}))
-        if self._read() != "ready":
-            raise RuntimeError(f"{name} did not start; run bench/peers.py by hand to see why")
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        print(line, file=self._process.stdin, flush=True)
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def round(self) -> tuple[float, list[list[float]]]:
-        """Seconds and scores of one pass over all facts."""
-        self._say("run")
-        answer = json.loads(self._read())
-        return answer["seconds"], answer["scores"]
-
-    def close(self) -> None:
-        """Let the process end."""
-        self._process.communicate()
+    return {"seconds": time.perf_counter() - begin, "scores": scores}
 
 
 def largest_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
@@ -99,14 +59,6 @@ def largest_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
         for row, other in zip(ours, theirs, strict=True)
         for a, b in zip(row, other, strict=True)
     )
-
-
-def cpu_name() -> str:
-    """The processor's own name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> int:
@@ -122,38 +74,24 @@ def main() -> int:
     facts = workload(model, args.per_relation)
     n_candidates = sum(len(fact["candidates"]) for fact in facts)
     job = {"model": str(locate("smollm2")), "facts": facts, "threads": args.threads}
-    peers = [Peer(name, args.peers, job) for name in PEERS]
+    peers = [Peer(name, args.peers, "facts_per_second_peers.py", job) for name in PEERS]
     km_round(model, facts[:2])
-
-    seconds: dict[str, list[float]] = {name: [] for name in ("km", *PEERS)}
-    gaps = dict.fromkeys(PEERS, 0.0)
-    for number in range(args.rounds):
-        ours, scores = km_round(model, facts)
-        seconds["km"].append(ours)
-        for peer in peers:
-            theirs, peer_scores = peer.round()
-            seconds[peer.name].append(theirs)
-            gaps[peer.name] = max(gaps[peer.name], largest_gap(scores, peer_scores))
-        print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
+    results = in_turn(lambda: km_round(model, facts), peers, args.rounds)
     for peer in peers:
         peer.close()
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
-    print(
-        f"{cpu_name()}, {args.threads} threads, CPU variant {model.context.cpu}, OpenBLAS "
-        f"{model.context.blas_core}; {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}"
-    )
+    print(machine_line(model.context))
     print(f"{len(facts)} facts, {n_candidates} candidates, {args.rounds} rounds\n")
     print("| | facts/s (median) | km is faster by | largest difference, nats |")
     print("|---|---|---|---|")
-    print(f"| km | {len(facts) / statistics.median(seconds['km']):.2f} | | |")
+    print(f"| km | {len(facts) / median_seconds(results, 'km'):.2f} | | |")
     for name in PEERS:
-        rate = len(facts) / statistics.median(seconds[name])
-        pairs = zip(seconds[name], seconds["km"], strict=True)
-        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-        print(f"| {name} | {rate:.2f} | {ratio:.1f}× | {gaps[name]:.1e} |")
+        gap = max(
+            largest_gap(ours["scores"], theirs["scores"])
+            for ours, theirs in zip(results["km"], results[name], strict=True)
+        )
+        rate = len(facts) / median_seconds(results, name)
+        print(f"| {name} | {rate:.2f} | {ratio(results, name):.1f}× | {gap:.1e} |")
     return 0
 
 

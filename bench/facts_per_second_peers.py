@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from common import serve
+
 Scores = list[list[float]]
 
 
@@ -102,13 +104,13 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     score = PEERS[job["peer"]](job["model"], job["threads"])
     score(job["facts"][:2])
-    print("ready", flush=True)
-    for line in sys.stdin:
-        if line.strip() == "run":
-            begin = time.perf_counter()
-            scores = score(job["facts"])
-            seconds = time.perf_counter() - begin
-            print(json.dumps({"seconds": seconds, "scores": scores}), flush=True)
+
+    def run() -> dict[str, Any]:
+        begin = time.perf_counter()
+        scores = score(job["facts"])
+        return {"seconds": time.perf_counter() - begin, "scores": scores}
+
+    serve(run)
 
 
 if __name__ == "__main__":
