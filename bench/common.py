@@ -1,4 +1,4 @@
-"""What the benchmarks share: peers in processes of their own, rounds in turn, the machine's line."""
+"""What the benchmarks share: peers in processes of their own, rounds in turn, the machine."""
 
 from __future__ import annotations
 
