@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from km.errors import UnsupportedError as UnsupportedError
     from km.kb import ConflictWarning as ConflictWarning
     from km.kb import KnowledgeBase as KnowledgeBase
+    from km.lens_batch import LogitLens as LogitLens
+    from km.lens_batch import logit_lens as logit_lens
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
@@ -60,6 +62,7 @@ _PLACES = {
     "ExposureResult": "texts",
     "FormatError": "errors",
     "KnowledgeBase": "kb",
+    "LogitLens": "lens_batch",
     "Model": "model",
     "NotFoundError": "errors",
     "NumericError": "errors",
@@ -77,6 +80,7 @@ _PLACES = {
     "draw": "",
     "load": "model",
     "models": "model",
+    "logit_lens": "lens_batch",
     "memorization": "recall",
     "power": "comparison",
     "scores": "",

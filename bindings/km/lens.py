@@ -92,12 +92,8 @@ def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: 
     """See :meth:`km.Model.lens`."""
     from km.model import as_ids
 
-    if isinstance(prompt, str | bytes):
-        ids, text = model.encode(prompt), prompt
-    else:
-        ids = list(as_ids(prompt))
-        text = model.decode(ids)
-    token = _target_id(model, ids, text, target) if isinstance(target, str) else target
+    ids, text = read_prompt(model, prompt)
+    token = first_token(model, ids, text, target) if isinstance(target, str) else target
     table = Table.wrap(model._model.lens(as_ids(ids), token, top_k))
     shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     answer = model.decode([token])
@@ -112,12 +108,30 @@ def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: 
     return LensResult(table, provenance, shown, answer)
 
 
-def _target_id(model: Model, ids: list[int], prompt: str | bytes, target: str) -> int:
+def read_prompt(
+    model: Model, prompt: str | bytes | Ids, bos: bool | None = None
+) -> tuple[list[int], str | bytes]:
+    """Ids and text of a prompt given as either."""
+    from km.model import as_ids
+
+    if isinstance(prompt, str | bytes):
+        return model.encode(prompt, bos=bos), prompt
+    ids = list(as_ids(prompt))
+    return ids, model.decode(ids)
+
+
+def first_token(
+    model: Model,
+    ids: list[int],
+    prompt: str | bytes,
+    target: str,
+    bos: bool | None = None,
+) -> int:
     """First token of the target as it continues the prompt."""
     before = prompt.encode() if isinstance(prompt, str) else prompt
     after = target.encode()
     runs_together = before[-1:] not in b" \n\t" and after[:1] not in b" \n\t"
-    whole = model.encode(before + (b" " if runs_together else b"") + after)
+    whole = model.encode(before + (b" " if runs_together else b"") + after, bos=bos)
     if whole[: len(ids)] != ids or len(whole) == len(ids):
         raise ArgumentError(
             f"the target {target!r} does not start a token of its own after this prompt; "
