@@ -1,4 +1,4 @@
-"""The logit lens of many prompts: every layer in one pass, and the layer from which answers lead."""
+"""The logit lens of many prompts: all layers in one pass, and from which layer answers lead."""
 
 from __future__ import annotations
 
