@@ -45,6 +45,12 @@ typedef km_status (*km_range_fn)(void *payload, int64_t begin, int64_t end, int 
 KM_NODISCARD km_status km_parallel_for(km_ctx *ctx, int64_t n, int64_t grain, km_range_fn fn,
                                        void *payload, km_error *err);
 
+/* At least `size` bytes, 64-byte aligned, for the range a worker is running: another range of the
+ * same worker may overwrite them, and so may a nested loop. Kept by the context and grown on
+ * demand. KM_ENOMEM. */
+KM_NODISCARD km_status km_worker_scratch(void **out, km_ctx *ctx, int worker, size_t size,
+                                         km_error *err);
+
 /* Progress of one long piece of work. km_tick_update returns KM_ECANCELLED after km_ctx_cancel or
  * whatever the callback returned; the callback runs at most every 50 ms and at the last unit. */
 typedef struct km_tick {

@@ -77,14 +77,32 @@ km_status km_ctx_new(km_ctx **out, const km_ctx_options *options, km_error *err)
     atomic_init(&ctx->cancelled, false);
     ctx->n_threads = n_threads;
     ctx->cpu_level = level;
-    km_status status = km__pool_new(&ctx->pool, ctx, err);
+    void *scratch = NULL;
+    km_status status = km_alloc_array(&scratch, &seed, n_threads, sizeof(km__scratch), err);
+    ctx->scratch = scratch;
+    if (status == KM_OK) {
+        status = km__pool_new(&ctx->pool, ctx, err);
+    }
     if (status != KM_OK) {
+        km_free(&seed, scratch);
         km_free(&seed, ctx);
         return status;
     }
     /* The pool splits the work; each BLAS call then runs on the thread that made it. */
     openblas_set_num_threads(1);
     *out = ctx;
+    return KM_OK;
+}
+
+km_status km_worker_scratch(void **out, km_ctx *ctx, int worker, size_t size, km_error *err) {
+    km__scratch *scratch = &ctx->scratch[worker];
+    if (size > scratch->size) {
+        void *block = NULL;
+        KM_TRY(km_alloc(&block, ctx, size, err));
+        km_free(ctx, scratch->block);
+        *scratch = (km__scratch){block, size};
+    }
+    *out = scratch->block;
     return KM_OK;
 }
 
@@ -98,6 +116,10 @@ void km_ctx_free(km_ctx *ctx) {
         return;
     }
     km__pool_free(ctx->pool, ctx);
+    for (int i = 0; i < ctx->n_threads; i++) {
+        km_free(ctx, ctx->scratch[i].block);
+    }
+    km_free(ctx, ctx->scratch);
     km_ctx lender = {.allocator = ctx->allocator};
     km_free(&lender, ctx);
 }

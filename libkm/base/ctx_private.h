@@ -8,6 +8,11 @@
 
 typedef struct km__pool km__pool;
 
+typedef struct km__scratch {
+    void *block;
+    size_t size;
+} km__scratch;
+
 struct km_ctx {
     km_allocator allocator;
     atomic_int refs;
@@ -15,6 +20,7 @@ struct km_ctx {
     int cpu_level; /* 1, 3 or 4; on aarch64 1 */
     atomic_bool cancelled;
     km__pool *pool;
+    km__scratch *scratch; /* one a worker */
 };
 
 /* Objects that may outlive the caller's handle (exported tables) hold a reference. */

@@ -3,9 +3,15 @@
 #include "tensor/dispatch.h"
 
 #include "tensor/kernels.h"
+#include "tensor/linear_private.h"
 
 KM_VARIANTS(km_kernels, kernels);
+KM_VARIANTS(km_linear_kernels, linear);
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
     return KM_VARIANT(kernels, ctx);
+}
+
+const km_linear_kernels *km__linear_kernels(const km_ctx *ctx) {
+    return KM_VARIANT(linear, ctx);
 }

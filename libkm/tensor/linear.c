@@ -1,92 +1,114 @@
-/* linear.c: products of float32 rows with a weight matrix of any storage type: a few rows of the
- * matrix at a time are dequantised and each is multiplied with every row of the input. */
+/* linear.c: products with stored matrices, and the product of the backward pass.
+ *
+ * A product is cut into units: a panel of rows of w that is converted to float32 in the worker's
+ * scratch memory, times a chunk of rows of x. The cuts depend on the shape alone.
+ */
 #include <string.h>
 
-#include "tensor/kernels.h"
-#include "tensor/matrix.h"
+#include "tensor/linear_private.h"
 
-/* Matrix rows one worker takes at a time. */
-#define GRAIN 16
+#define PANEL_BYTES 131072 /* of a panel as float32: half a small second-level cache */
+#define MAX_PANEL_ROWS 48
+#define CHUNK_ROWS 256 /* of x: what one conversion of a panel is used for */
 
-typedef struct product_work {
-    km_ctx *ctx;
-    const km_linear_job *jobs;
-    float *scratch; /* (workers, most columns) */
-    int64_t most;
-} product_work;
-
-static void matrix_row(float *out, const km_matrix *w, int64_t row) {
-    const char *data = w->data;
-    km_dtype_get(w->dtype)->to_f32(out, data + row * km_matrix_row_bytes(w), w->cols);
+static int64_t divide_up(int64_t n, int64_t size) {
+    return n / size + (n % size != 0);
 }
 
-static void one_row(const product_work *work, const km_linear_job *job, int64_t row,
-                    float *scratch) {
-    const km_kernels *kernels = km_ctx_kernels(work->ctx);
-    matrix_row(scratch, job->w, row);
-    for (int64_t i = 0; i < job->m; i++) {
-        float sum = kernels->dot(job->x + i * job->ldx, scratch, job->w->cols);
-        job->y[i * job->ldy + row] = job->bias == NULL ? sum : sum + job->bias[row];
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- panels of converted weights ---- */
+
+/* Floats from one row of a panel to the next. Rows that lie a multiple of 1 KiB apart would compete
+ * for the same few places of the first-level cache. */
+static int64_t panel_stride(int64_t k) {
+    int64_t stride = divide_up(k, KM_PANEL_ALIGN) * KM_PANEL_ALIGN;
+    return stride % 256 == 0 ? stride + KM_PANEL_ALIGN : stride;
+}
+
+static int64_t panel_rows(int64_t k) {
+    int64_t rows = PANEL_BYTES / (4 * panel_stride(k)) / 12 * 12;
+    return rows < 12 ? 12 : least(rows, MAX_PANEL_ROWS);
+}
+
+static void convert_panel(float *panel, const km_ctx *ctx, const km_matrix *w) {
+    const int64_t stride = panel_stride(w->cols);
+    for (int64_t r = 0; r < w->rows; r++) {
+        float *row = panel + r * stride;
+        km_matrix_row(row, ctx, w, r);
+        memset(row + w->cols, 0, (size_t)(stride - w->cols) * sizeof(float));
     }
+    const int64_t all = divide_up(w->rows, KM_TILE_ROWS) * KM_TILE_ROWS;
+    memset(panel + w->rows * stride, 0, (size_t)((all - w->rows) * stride) * sizeof(float));
+}
+
+static km_status panel_scratch(float **out, km_ctx *ctx, int worker, int64_t k, km_error *err) {
+    size_t size = 0;
+    void *block = NULL;
+    if (!km_size_mul(&size, (size_t)panel_stride(k), (size_t)panel_rows(k) * sizeof(float))) {
+        return KM_SET(err, KM_ENOMEM, "a panel of weights with %lld columns", (long long)k);
+    }
+    KM_TRY(km_worker_scratch(&block, ctx, worker, size, err));
+    *out = block;
+    return KM_OK;
+}
+
+/* ---- units of work ---- */
+
+typedef struct linear_work {
+    km_ctx *ctx;
+    const km_linear_job *jobs;
+    const km_linear_kernels *kernels;
+} linear_work;
+
+typedef struct cuts {
+    int64_t rows, panels, chunks;
+} cuts;
+
+static cuts cut_job(const km_linear_job *job) {
+    cuts c = {.rows = panel_rows(job->w->cols), .chunks = divide_up(job->m, CHUNK_ROWS)};
+    c.panels = divide_up(job->w->rows, c.rows);
+    return c;
+}
+
+static km_status run_unit(const linear_work *work, const km_linear_job *job, const cuts *c,
+                          int64_t unit, int worker, km_error *err) {
+    const int64_t first = unit % c->panels * c->rows;
+    const int64_t row = unit / c->panels * CHUNK_ROWS;
+    const km_matrix w = km_matrix_rows(job->w, first, least(c->rows, job->w->rows - first));
+    float *panel = NULL;
+    KM_TRY(panel_scratch(&panel, work->ctx, worker, w.cols, err));
+    convert_panel(panel, work->ctx, &w);
+    work->kernels->block(job->y + row * job->ldy + first, job->ldy, job->x + row * job->ldx,
+                         job->ldx, panel, panel_stride(w.cols),
+                         job->bias == NULL ? NULL : job->bias + first,
+                         least(CHUNK_ROWS, job->m - row), w.rows, w.cols);
+    return KM_OK;
 }
 
 static km_status run_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
-    (void)err;
-    const product_work *work = payload;
+    const linear_work *work = payload;
     for (int64_t i = begin; i < end; i++) {
+        int64_t unit = i;
         const km_linear_job *job = work->jobs;
-        int64_t row = i;
-        while (row >= job->w->rows) {
-            row -= job->w->rows;
-            job++;
+        cuts c = cut_job(job);
+        while (unit >= c.panels * c.chunks) {
+            unit -= c.panels * c.chunks;
+            c = cut_job(++job);
         }
-        one_row(work, job, row, work->scratch + worker * work->most);
+        KM_TRY(run_unit(work, job, &c, unit, worker, err));
     }
     return KM_OK;
 }
 
 km_status km_linear_many(km_ctx *ctx, const km_linear_job *jobs, int n_jobs, km_error *err) {
-    product_work work = {ctx, jobs, NULL, 0};
-    int64_t n = 0;
+    linear_work work = {ctx, jobs, km__linear_kernels(ctx)};
+    int64_t n_units = 0;
     for (int i = 0; i < n_jobs; i++) {
-        n += jobs[i].w->rows;
-        work.most = jobs[i].w->cols > work.most ? jobs[i].w->cols : work.most;
+        cuts c = cut_job(&jobs[i]);
+        n_units += c.panels * c.chunks;
     }
-    KM_TRY(km_alloc_array((void **)&work.scratch, ctx, work.most * km_ctx_threads(ctx),
-                          sizeof *work.scratch, err));
-    km_status status = km_parallel_for(ctx, n, GRAIN, run_range, &work, err);
-    km_free(ctx, work.scratch);
-    return status;
-}
-
-km_status km_linear_backward(km_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy,
-                             const km_matrix *w, int64_t m, bool add, km_error *err) {
-    float *row = NULL;
-    KM_TRY(km_alloc_array((void **)&row, ctx, w->cols, sizeof *row, err));
-    for (int64_t i = 0; !add && i < m; i++) {
-        memset(dx + i * lddx, 0, (size_t)w->cols * sizeof *dx);
-    }
-    for (int64_t r = 0; r < w->rows; r++) {
-        matrix_row(row, w, r);
-        for (int64_t i = 0; i < m; i++) {
-            km_ctx_kernels(ctx)->axpy(dx + i * lddx, dy[i * lddy + r], row, w->cols);
-        }
-    }
-    km_free(ctx, row);
-    return KM_OK;
-}
-
-void km_matrix_row(float *out, const km_ctx *ctx, const km_matrix *w, int64_t row) {
-    (void)ctx;
-    matrix_row(out, w, row);
-}
-
-km_matrix km_matrix_rows(const km_matrix *w, int64_t first, int64_t count) {
-    const char *data = w->data;
-    return (km_matrix){data + first * km_matrix_row_bytes(w), w->dtype, count, w->cols};
-}
-
-int64_t km_matrix_row_bytes(const km_matrix *w) {
-    const km_dtype_traits *traits = km_dtype_get(w->dtype);
-    return w->cols / traits->block_elements * traits->block_bytes;
+    return km_parallel_for(ctx, n_units, 1, run_range, &work, err);
 }

@@ -1,0 +1,78 @@
+/* linear_backward.c: the product of the backward pass, dx = dy w.
+ *
+ * dx is cut into units of rows and columns that depend on the shape alone. A unit goes over the
+ * rows of w in rising order, a panel at a time: the panel's columns are converted to float32 and
+ * one single-threaded BLAS call adds their product.
+ */
+#include <cblas.h>
+#include <string.h>
+
+#include "tensor/linear_private.h"
+
+#define CHUNK_ROWS 256    /* of dy and dx */
+#define CHUNK_COLUMNS 256 /* of w and dx; a multiple of every block */
+#define PANEL_ROWS 256    /* of w */
+
+static int64_t divide_up(int64_t n, int64_t size) {
+    return n / size + (n % size != 0);
+}
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+typedef struct backward_work {
+    km_ctx *ctx;
+    float *dx;
+    const float *dy;
+    const km_matrix *w;
+    int64_t lddx, lddy, m;
+    bool add;
+} backward_work;
+
+/* Columns column .. column+n-1 of rows first .. first+count-1. */
+static void convert_part(float *panel, const km_matrix *w, int64_t first, int64_t count,
+                         int64_t column, int64_t n) {
+    const km_dtype_traits *traits = km_dtype_get(w->dtype);
+    const int64_t offset = column / traits->block_elements * traits->block_bytes;
+    for (int64_t r = 0; r < count; r++) {
+        const km_matrix row = km_matrix_rows(w, first + r, 1);
+        traits->to_f32(panel + r * n, (const char *)row.data + offset, n);
+    }
+}
+
+static void run_unit(const backward_work *work, float *panel, int64_t unit) {
+    const km_matrix *w = work->w;
+    const int64_t across = divide_up(w->cols, CHUNK_COLUMNS);
+    const int64_t column = unit % across * CHUNK_COLUMNS, row = unit / across * CHUNK_ROWS;
+    const int64_t n = least(CHUNK_COLUMNS, w->cols - column), m = least(CHUNK_ROWS, work->m - row);
+    float *dx = work->dx + row * work->lddx + column;
+    for (int64_t i = 0; i < m && !work->add; i++) {
+        memset(dx + i * work->lddx, 0, (size_t)n * sizeof(float));
+    }
+    for (int64_t first = 0; first < w->rows; first += PANEL_ROWS) {
+        const int64_t count = least(PANEL_ROWS, w->rows - first);
+        convert_part(panel, w, first, count, column, n);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)count, 1.0f,
+                    work->dy + row * work->lddy + first, (int)work->lddy, panel, (int)n, 1.0f, dx,
+                    (int)work->lddx);
+    }
+}
+
+static km_status run_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    const backward_work *work = payload;
+    void *panel = NULL;
+    KM_TRY(km_worker_scratch(&panel, work->ctx, worker,
+                             (size_t)PANEL_ROWS * CHUNK_COLUMNS * sizeof(float), err));
+    for (int64_t unit = begin; unit < end; unit++) {
+        run_unit(work, panel, unit);
+    }
+    return KM_OK;
+}
+
+km_status km_linear_backward(km_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy,
+                             const km_matrix *w, int64_t m, bool add, km_error *err) {
+    backward_work work = {ctx, dx, dy, w, lddx, lddy, m, add};
+    const int64_t units = divide_up(m, CHUNK_ROWS) * divide_up(w->cols, CHUNK_COLUMNS);
+    return km_parallel_for(ctx, units, 1, run_range, &work, err);
+}
