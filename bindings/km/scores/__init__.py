@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from km.scores import interventions as interventions
 from km.scores import memorization as memorization
 
-__all__ = ["memorization"]
+__all__ = ["interventions", "memorization"]
