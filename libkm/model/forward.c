@@ -145,9 +145,9 @@ static km_status gate_range(void *payload, int64_t begin, int64_t end, int worke
         float *gate = pass->work.gate + i * width;
         const float *up = pass->work.up + i * width;
         if (pass->model->config.activation == KM_ACT_GELU_TANH) {
-            pass->kernels->gelu_tanh_mul(gate, up, width);
+            pass->kernels->gelu_tanh(gate, up, width);
         } else {
-            pass->kernels->silu_mul(gate, up, width);
+            pass->kernels->silu(gate, up, width);
         }
     }
     return KM_OK;

@@ -3,9 +3,11 @@
 #include "tensor/dispatch.h"
 
 #include "tensor/kernels.h"
+#include "tensor/kernels_attention.h"
 #include "tensor/linear_private.h"
 
 KM_VARIANTS(km_kernels, kernels);
+KM_VARIANTS(km_attention_kernels, attention);
 KM_VARIANTS(km_linear_kernels, linear);
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
@@ -14,4 +16,8 @@ const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
 
 const km_linear_kernels *km__linear_kernels(const km_ctx *ctx) {
     return KM_VARIANT(linear, ctx);
+}
+
+const km_attention_kernels *km_ctx_attention_kernels(const km_ctx *ctx) {
+    return KM_VARIANT(attention, ctx);
 }

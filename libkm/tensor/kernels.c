@@ -104,7 +104,40 @@ static void rms_norm(float *y, const float *x, const float *gain, float offset, 
     scale_by_gain(y, x, (float)(1.0 / sqrt(mean + eps)), gain, offset, n);
 }
 
-/* ---- gated activations ---- */
+/* Sums of x - shift and of its square, in double precision, four of each at a time. */
+static void moments(double *sum, double *squares, const float *x, double shift, int64_t n) {
+    double s[4] = {0.0}, q[4] = {0.0};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (int k = 0; k < 4; k++) {
+            const double d = (double)x[i + k] - shift;
+            s[k] += d;
+            q[k] += d * d;
+        }
+    }
+    for (; i < n; i++) {
+        const double d = (double)x[i] - shift;
+        s[0] += d;
+        q[0] += d * d;
+    }
+    *sum = (s[0] + s[1]) + (s[2] + s[3]);
+    *squares = (q[0] + q[1]) + (q[2] + q[3]);
+}
+
+static void layer_norm(float *y, const float *x, const float *gain, const float *bias, double eps,
+                       int64_t n) {
+    double sum, squares;
+    moments(&sum, &squares, x, 0.0, n);
+    const double mean = n > 0 ? sum / (double)n : 0.0;
+    moments(&sum, &squares, x, mean, n);
+    const float factor = (float)(1.0 / sqrt((n > 0 ? squares / (double)n : 0.0) + eps));
+    const float shift = (float)mean;
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = (x[i] - shift) * factor * gain[i] + bias[i];
+    }
+}
+
+/* ---- activations ---- */
 
 static inline vfloat v_silu(vfloat x) {
     return x / (1.0f + v_exp(-x));
@@ -116,25 +149,85 @@ static inline vfloat v_gelu_tanh(vfloat x) {
     return x / (1.0f + v_exp(cubic * -1.59576912f));
 }
 
-static void silu_mul(float *gate, const float *up, int64_t n) {
+/* erf within 1 ulp where it is below 1/2 and 2 ulp elsewhere: x + x P(x^2) up to 1, beyond it
+ * 1 - exp(-Q(x)), Q fitted to -ln erfc on [1, 4]; erf(4) rounds to 1. Minimax fits of our own. */
+static inline vfloat v_erf(vfloat x) {
+    const vint sign = (vint)x & ~0x7fffffff;
+    const vfloat a = v_min(v_set(4.0f), (vfloat)((vint)x ^ sign)); /* in this order NaN stays */
+    const vfloat u = a * a;
+    vfloat p = v_set(7.85385768e-05f);
+    p = v_fma(p, u, v_set(-0.000801019251f));
+    p = v_fma(p, u, v_set(0.00518832756f));
+    p = v_fma(p, u, v_set(-0.0268538119f));
+    p = v_fma(p, u, v_set(0.112835851f));
+    p = v_fma(p, u, v_set(-0.376126258f));
+    p = v_fma(p, u, v_set(0.128379167f));
+    vfloat q = v_set(2.168685e-05f);
+    q = v_fma(q, a, v_set(-0.000441336378f));
+    q = v_fma(q, a, v_set(0.00420456188f));
+    q = v_fma(q, a, v_set(-0.0252082567f));
+    q = v_fma(q, a, v_set(0.108418577f));
+    q = v_fma(q, a, v_set(0.633219893f));
+    q = v_fma(q, a, v_set(1.12957842f));
+    q = v_fma(q, a, v_set(-0.00018804023f));
+    const vfloat erf = v_select(a < 1.0f, v_fma(p, a, a), 1.0f - v_exp(-q));
+    return (vfloat)((vint)erf | sign);
+}
+
+static inline vfloat v_gelu_erf(vfloat x) {
+    return x * 0.5f * (1.0f + v_erf(x * 0.707106781f));
+}
+
+/* tanh within a few ulp: x + x^3 P(x^2) below 5/8, beyond it from the exponential. */
+static inline vfloat v_tanh(vfloat x) {
+    const vfloat u = x * x;
+    const vfloat e = v_exp(-2.0f * (vfloat)((vint)x & 0x7fffffff));
+    vfloat p = v_set(-0.00570497837f);
+    p = v_fma(p, u, v_set(0.0206390787f));
+    p = v_fma(p, u, v_set(-0.0537397122f));
+    p = v_fma(p, u, v_set(0.133314422f));
+    p = v_fma(p, u, v_set(-0.333332819f));
+    const vint sign = (vint)x & ~0x7fffffff;
+    const vfloat large = (vfloat)((vint)((1.0f - e) / (1.0f + e)) | sign);
+    return v_select(u < 0.390625f, v_fma(p * u, x, x), large);
+}
+
+/* x = f(x), times `up` unless that is NULL; inlined with its function. */
+static inline void activate(float *x, const float *up, int64_t n, vfloat (*f)(vfloat)) {
     int64_t i = 0;
+    for (; up == NULL && i + LANES <= n; i += LANES) {
+        v_store(x + i, f(v_load(x + i)));
+    }
     for (; i + LANES <= n; i += LANES) {
-        v_store(gate + i, v_silu(v_load(gate + i)) * v_load(up + i));
+        v_store(x + i, f(v_load(x + i)) * v_load(up + i));
     }
     if (i < n) {
-        vfloat y = v_silu(v_load_part(gate + i, n - i, 0.0f)) * v_load_part(up + i, n - i, 0.0f);
-        v_store_part(gate + i, y, n - i);
+        vfloat y = f(v_load_part(x + i, n - i, 0.0f));
+        y = up == NULL ? y : y * v_load_part(up + i, n - i, 0.0f);
+        v_store_part(x + i, y, n - i);
     }
 }
 
-static void gelu_tanh_mul(float *gate, const float *up, int64_t n) {
+static void silu(float *x, const float *up, int64_t n) {
+    activate(x, up, n, v_silu);
+}
+
+static void gelu_tanh(float *x, const float *up, int64_t n) {
+    activate(x, up, n, v_gelu_tanh);
+}
+
+static void gelu_erf(float *x, const float *up, int64_t n) {
+    activate(x, up, n, v_gelu_erf);
+}
+
+static void softcap(float *x, float cap, int64_t n) {
+    const float inverse = 1.0f / cap;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        v_store(gate + i, v_gelu_tanh(v_load(gate + i)) * v_load(up + i));
+        v_store(x + i, cap * v_tanh(v_load(x + i) * inverse));
     }
     if (i < n) {
-        vfloat y = v_gelu_tanh(v_load_part(gate + i, n - i, 0.0f));
-        v_store_part(gate + i, y * v_load_part(up + i, n - i, 0.0f), n - i);
+        v_store_part(x + i, cap * v_tanh(v_load_part(x + i, n - i, 0.0f) * inverse), n - i);
     }
 }
 
@@ -266,8 +359,11 @@ const km_kernels KM_TABLE(kernels) = {
     .dot = dot,
     .axpy = axpy,
     .rms_norm = rms_norm,
-    .silu_mul = silu_mul,
-    .gelu_tanh_mul = gelu_tanh_mul,
+    .layer_norm = layer_norm,
+    .silu = silu,
+    .gelu_tanh = gelu_tanh,
+    .gelu_erf = gelu_erf,
+    .softcap = softcap,
     .max = maximum,
     .sum_exp = sum_exp,
     .softmax = softmax,

@@ -13,8 +13,14 @@ typedef struct km_kernels {
     /* y = x / rms(x) * (gain + offset); gain (n) */
     void (*rms_norm)(float *y, const float *x, const float *gain, float offset, double eps,
                      int64_t n);
-    void (*silu_mul)(float *gate, const float *up, int64_t n); /* gate = silu(gate) * up */
-    void (*gelu_tanh_mul)(float *gate, const float *up, int64_t n);
+    /* y = (x - mean) / sqrt(variance + eps) * gain + bias; mean and variance in double precision */
+    void (*layer_norm)(float *y, const float *x, const float *gain, const float *bias, double eps,
+                       int64_t n);
+    /* x = f(x), times up (n) unless that is NULL */
+    void (*silu)(float *x, const float *up, int64_t n);
+    void (*gelu_tanh)(float *x, const float *up, int64_t n);
+    void (*gelu_erf)(float *x, const float *up, int64_t n);
+    void (*softcap)(float *x, float cap, int64_t n); /* x = cap tanh(x / cap) */
     float (*max)(const float *x, int64_t n);
     double (*sum_exp)(const float *x, float shift, int64_t n); /* sum exp(x - shift) */
     void (*softmax)(float *x, int64_t n);                      /* in place */

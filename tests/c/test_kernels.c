@@ -70,6 +70,34 @@ static void check_rms_norm(const km_kernels *k, const float *x, const float *gai
     free(y);
 }
 
+/* Numbers far from zero, whose variance one pass in float32 would lose. */
+static void check_layer_norm(const km_kernels *k, const float *x, const float *gain, int64_t n) {
+    float *y = random_floats(n, 4, 1.0), *far = random_floats(n, 4, 1.0);
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        far[i] = x[i] + 4096.0f;
+        sum += (double)far[i];
+    }
+    const double mean = n > 0 ? sum / (double)n : 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        squares += ((double)far[i] - mean) * ((double)far[i] - mean);
+    }
+    const double factor = 1.0 / sqrt((n > 0 ? squares / (double)n : 0.0) + 1e-5);
+    k->layer_norm(y, far, gain, x, 1e-5, n);
+    for (int64_t i = 0; i < n; i++) {
+        double expected = ((double)far[i] - mean) * factor * (double)gain[i] + (double)x[i];
+        double slack = (4096.0 * factor + 4.0) * (double)FLT_EPSILON;
+        assert_true(fabs((double)y[i] - expected) <= slack * (fabs((double)gain[i]) + 4.0));
+    }
+    assert_true(y[n] == 12345.0f);
+    free(y);
+    free(far);
+}
+
+static double gelu_erf(double x) {
+    return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+}
+
 static double silu(double x) {
     return x / (1.0 + exp(-x));
 }
@@ -79,14 +107,15 @@ static double gelu_tanh(double x) {
 }
 
 static void check_activation(void (*kernel)(float *, const float *, int64_t),
-                             double (*exact)(double), const float *x, const float *up, int64_t n) {
+                             double (*exact)(double), double slack, const float *x, const float *up,
+                             int64_t n) {
     float *gate = malloc(((size_t)n + 1) * sizeof *gate);
     assert_non_null(gate);
     memcpy(gate, x, ((size_t)n + 1) * sizeof *gate);
     kernel(gate, up, n);
     for (int64_t i = 0; i < n; i++) {
-        double expected = exact((double)x[i]) * (double)up[i];
-        assert_true(fabs((double)gate[i] - expected) <= 2e-6 * fabs(expected) + 1e-9);
+        double expected = exact((double)x[i]) * (up == NULL ? 1.0 : (double)up[i]);
+        assert_true(fabs((double)gate[i] - expected) <= 2e-6 * fabs(expected) + slack);
     }
     assert_true(gate[n] == 12345.0f);
     free(gate);
@@ -131,8 +160,13 @@ static void check_size(const km_kernels *k, int64_t n) {
     check_dot(k, a, b, n);
     check_axpy(k, a, b, n);
     check_rms_norm(k, a, b, n);
-    check_activation(k->silu_mul, silu, a, b, n);
-    check_activation(k->gelu_tanh_mul, gelu_tanh, a, b, n);
+    check_layer_norm(k, a, b, n);
+    for (int i = 0; i < 2; i++) { /* gated and plain */
+        const float *up = i == 0 ? b : NULL;
+        check_activation(k->silu, silu, 1e-9, a, up, n);
+        check_activation(k->gelu_tanh, gelu_tanh, 1e-9, a, up, n);
+        check_activation(k->gelu_erf, gelu_erf, 3e-6, a, up, n); /* 1 + erf cancels below zero */
+    }
     check_reductions(k, a, n);
     check_softmax(k, a, n);
     free(a);
@@ -153,6 +187,25 @@ static void check_exp(const km_kernels *k) {
     assert_true(isnan(k->sum_exp(edges, 0.0f, 5)));
 }
 
+/* ulps of tanh, and of erf seen through 2 gelu(x) / x = 1 + erf. */
+static void check_tanh_and_erf(const km_kernels *k) {
+    for (double x = -12.0; x < 12.0; x += 0.00137) {
+        float t = (float)x, g = (float)x;
+        double exact = tanh((double)t), both = 1.0 + erf((double)t * sqrt(0.5));
+        k->softcap(&t, 1.0f, 1);
+        k->gelu_erf(&g, NULL, 1);
+        assert_true(ulps(t, exact) <= 4.0);
+        assert_true(fabs(2.0 * (double)g / (double)(float)x - both) <= 2.5 * (double)FLT_EPSILON);
+    }
+    float edges[] = {INFINITY, -INFINITY, NAN, 0.0f, 150.0f};
+    k->softcap(edges, 50.0f, 5);
+    assert_true(edges[0] == 50.0f && edges[1] == -50.0f && isnan(edges[2]) && edges[3] == 0.0f);
+    assert_true(fabsf(edges[4] - 50.0f * tanhf(3.0f)) < 1e-5f);
+    float far[] = {40.0f, -40.0f, NAN};
+    k->gelu_erf(far, NULL, 3);
+    assert_true(far[0] == 40.0f && far[1] == 0.0f && isnan(far[2]));
+}
+
 /* Extremes of the activations, and what is not finite, in a vector and in a tail. */
 static void check_edges(const km_kernels *k) {
     for (int64_t n = 1; n < 40; n++) {
@@ -165,10 +218,10 @@ static void check_edges(const km_kernels *k) {
         }
     }
     float gate[] = {-1e4f, 1e4f, -90.0f}, up[] = {1.0f, 1.0f, 1.0f};
-    k->silu_mul(gate, up, 3);
+    k->silu(gate, up, 3);
     assert_true(gate[0] == 0.0f && gate[1] == 1e4f && fabsf(gate[2]) < 1e-36f);
     float gelu[] = {-1e4f, 1e4f};
-    k->gelu_tanh_mul(gelu, up, 2);
+    k->gelu_tanh(gelu, up, 2);
     assert_true(gelu[0] == 0.0f && gelu[1] == 1e4f);
 }
 
@@ -205,6 +258,7 @@ static void test_variant(const char *cpu) {
         check_size(k, sizes[i]);
     }
     check_exp(k);
+    check_tanh_and_erf(k);
     check_edges(k);
     check_long_sum(k);
     km_ctx_free(ctx);
