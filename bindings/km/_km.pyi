@@ -416,6 +416,28 @@ def lens_run(
     top_logprobs (K, L+1, top_k) float64 nats
     """
 
+def attribution_run(
+    model: Model,
+    ids: Buffer,
+    offsets: Buffer,
+    tokens: Buffer,
+    contrasts: Buffer,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array]:
+    """Direct logit attribution after the last token of K prompts, laid out as in lens_run.
+
+    tokens (K) int32; contrasts (K) int32, -1: none.
+
+    Returns
+    -------
+    (K, 3 + L (H + 2)) float64
+        Embedding, position, for each layer its heads, attention's bias and the MLP, at last the
+        final norm's bias.
+    (K) float64
+        The logit, or the logit difference, before a final soft cap.
+    """
+
 # ---- memorization: pure scores (km.scores.memorization wraps them) ----
 
 def score_token_logprobs(logits: Buffer, ids: Buffer) -> Array:

@@ -1,4 +1,4 @@
-/* interpretability.c: logit lens of many prompts. */
+/* interpretability.c: logit lens of many prompts, direct logit attribution. */
 #include "km/interpretability.h"
 
 #include "tick.h"
@@ -107,7 +107,43 @@ FUNCTION(lens_run) {
     return result;
 }
 
+/* ---- direct logit attribution ---- */
+
+FUNCTION(attribution_run) {
+    km_args in;
+    km_model *model;
+    prompts texts;
+    km_view tokens, contrasts = {0};
+    PyObject *progress = NULL, *result = NULL;
+    double *parts, *logits;
+    if (BIND(in, module, attribution_run) && model_arg(&in, module, &model) &&
+        read_prompts(&in, &texts) && km_arg_view(&in, "tokens", KM_I32, "(K)", &tokens) &&
+        km_args_same_length(&in, "tokens", tokens.n, "offsets[1:]", texts.n) &&
+        km_arg_view(&in, "contrasts", KM_I32, "(K)", &contrasts) &&
+        km_args_same_length(&in, "contrasts", contrasts.n, "offsets[1:]", texts.n) &&
+        km_arg_callable(&in, "progress", &progress)) {
+        PyObject *arrays[2] = {
+            make_array(module, KM_F64, texts.n, km_attribution_parts(model), -1, (void **)&parts),
+            make_array(module, KM_F64, texts.n, -1, -1, (void **)&logits),
+        };
+        result = pack(arrays, 2);
+    }
+    if (result != NULL) {
+        km_error err = KM_ERROR_INIT;
+        km_py_tick tick;
+        km_py_tick_begin(&tick, progress);
+        km_status status = km_attribution_run_into(
+            parts, logits, model, texts.ids, texts.offsets, texts.n, tokens.data, contrasts.data,
+            texts.batch_tokens, km_py_tick_call, &tick, &err);
+        km_py_tick_end(&tick);
+        result = finish(module, result, status, &err);
+    }
+    km_args_clear(&in);
+    return result;
+}
+
 PyMethodDef km_py_interpretability_methods[] = {
     KM_METHOD("lens_run", lens_run, KM_DOC_lens_run),
+    KM_METHOD("attribution_run", attribution_run, KM_DOC_attribution_run),
     {NULL, NULL, 0, NULL},
 };

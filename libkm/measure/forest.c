@@ -89,6 +89,23 @@ km_status km__forest_add(int64_t *last, km__forest *forest, const int32_t *ids, 
     return KM_OK;
 }
 
+km_status km__forest_fill(int64_t *end, km__forest *forest, int64_t *rows, const int32_t *ids,
+                          const int64_t *offsets, int64_t first, int64_t n, int64_t batch_tokens,
+                          km_error *err) {
+    km__forest_reset(forest);
+    int64_t at = first;
+    for (; at < n; at++) {
+        const int32_t *prompt = ids + offsets[at];
+        const int64_t length = offsets[at + 1] - offsets[at];
+        if (at > first && forest->n + km__forest_count_new(forest, prompt, length) > batch_tokens) {
+            break;
+        }
+        KM_TRY(km__forest_add(&rows[at - first], forest, prompt, length, err));
+    }
+    *end = at;
+    return KM_OK;
+}
+
 km_tree km__forest_tree(const km__forest *forest) {
     return (km_tree){forest->ids, forest->parent, forest->n};
 }

@@ -86,24 +86,6 @@ static km_status check(const km_model *model, const int64_t *offsets, int64_t n,
     return KM_OK;
 }
 
-/* Put prompts first.. into the forest while they fit; returns where the next pass starts. */
-static km_status fill(int64_t *end, km__forest *forest, int64_t *rows, const int32_t *ids,
-                      const int64_t *offsets, int64_t first, int64_t n, int64_t batch_tokens,
-                      km_error *err) {
-    km__forest_reset(forest);
-    int64_t at = first;
-    for (; at < n; at++) {
-        const int32_t *prompt = ids + offsets[at];
-        const int64_t length = offsets[at + 1] - offsets[at];
-        if (at > first && forest->n + km__forest_count_new(forest, prompt, length) > batch_tokens) {
-            break;
-        }
-        KM_TRY(km__forest_add(&rows[at - first], forest, prompt, length, err));
-    }
-    *end = at;
-    return KM_OK;
-}
-
 static km_status run_pass(lens_batch *batch, const km__forest *forest, const int64_t *rows,
                           int64_t n_rows, km_error *err) {
     const km_forward_request request = {.tree = km__forest_tree(forest),
@@ -134,7 +116,8 @@ km_status km_lens_run_into(const km_lens_arrays *out, const km_model *model, con
     km_tick_init(&tick, ctx, tick_fn, payload, n);
     KM_GO(km_alloc_array((void **)&rows, ctx, n, sizeof *rows, err));
     for (int64_t end = 0; batch.first < n; batch.first = end) {
-        KM_GO(fill(&end, &forest, rows, ids, offsets, batch.first, n, batch_tokens, err));
+        KM_GO(
+            km__forest_fill(&end, &forest, rows, ids, offsets, batch.first, n, batch_tokens, err));
         KM_GO(run_pass(&batch, &forest, rows, end - batch.first, err));
         KM_GO(km_tick_update(&tick, end, err));
     }

@@ -35,6 +35,21 @@ KM_API KM_NODISCARD km_status km_lens_run_into(const km_lens_arrays *out, const 
                                                int64_t batch_tokens, km_tick_fn tick, void *payload,
                                                km_error *err);
 
+/* ---- direct logit attribution ---- */
+
+/* Number of parts of a logit: embedding, position, for each layer each head, attention's bias and
+ * the MLP, at last the final norm's bias: 3 + L (H + 2). */
+KM_API int64_t km_attribution_parts(const km_model *model);
+/* What each part adds to the logit of tokens[i], or to its lead over contrasts[i], after the last
+ * token of prompt i (laid out as above): its own output read in the direction of the unembedding,
+ * the scale of the final norm (and of a norm on attention's output) held at that of this run. parts
+ * (n, km_attribution_parts) sum to logits (n), which is taken before a final soft cap. contrasts is
+ * NULL, or -1 where there is none. An MLP's bias counts to the MLP. Errors as km_lens_run_into. */
+KM_API KM_NODISCARD km_status km_attribution_run_into(
+    double *parts, double *logits, const km_model *model, const int32_t *ids,
+    const int64_t *offsets, int64_t n, const int32_t *tokens, const int32_t *contrasts,
+    int64_t batch_tokens, km_tick_fn tick, void *payload, km_error *err);
+
 #ifdef __cplusplus
 }
 #endif
