@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 c_files=$(git ls-files '*.c' '*.h' 2>/dev/null || find libkm kb viz bindings tests examples -name '*.[ch]')
-c_files=$(printf '%s\n' $c_files | grep -v 'unicode_tables.h' || true)
+c_files=$(printf '%s\n' $c_files | grep -vE '(unicode|nfc)_tables.h' || true)
 
 if [ "${1:-}" = "--fix" ]; then
     # shellcheck disable=SC2086

@@ -2,7 +2,9 @@
  *
  * GGUF keeps a tokenizer as parallel arrays under tokenizer.ggml: tokens and token_type, then
  * merges (model "gpt2") or scores (model "llama"). What the file leaves out is as in llama.cpp:
- * "llama" adds a bos token and a leading blank, "gpt2" neither, save that "llama-bpe" adds bos. */
+ * "llama" adds a bos token and a leading blank, "gpt2" neither, save that "llama-bpe" adds bos. The
+ * normalizer is not written at all: it follows from the pre-tokenizer's name, as every
+ * tokenizer.json that gets the name has the same one. */
 #include <string.h>
 
 #include "model/model_private.h"
@@ -20,6 +22,7 @@ typedef struct source {
     int32_t *types;
     float *scores;
     char *pre;
+    bool adds_bos; /* where the file does not say */
 } source;
 
 static void source_clear(source *s) {
@@ -145,6 +148,26 @@ static km_status read_pre(source *s, km_error *err) {
     return KM_OK;
 }
 
+/* llama.cpp's names of pre-tokenizers, and what the model's own tokenizer.json does beyond cutting.
+ */
+static void read_habits(source *s) {
+    static const struct {
+        const char *pre;
+        bool nfc, ignore_merges, bos;
+    } habits[] = {{"llama-bpe", false, true, true},
+                  {"llama3", false, true, true},
+                  {"llama-v3", false, true, true},
+                  {"qwen2", true, false, false},
+                  {"olmo", true, false, false}};
+    for (size_t i = 0; i < sizeof habits / sizeof habits[0]; i++) {
+        if (strcmp(s->pre, habits[i].pre) == 0) {
+            s->spec.nfc = habits[i].nfc;
+            s->spec.ignore_merges = habits[i].ignore_merges;
+            s->adds_bos = habits[i].bos;
+        }
+    }
+}
+
 /* Which kind, and what belongs to it. */
 static km_status read_kind(source *s, km_error *err) {
     const char *model;
@@ -155,13 +178,14 @@ static km_status read_kind(source *s, km_error *err) {
         KM_TRY(read_pre(s, err));
         KM_TRY(read_strings(&s->merges, &s->spec.n_merges, s, KEY("merges"), err));
         s->spec.merges = s->merges;
-        s->spec.ignore_merges = strcmp(s->pre, "llama-bpe") == 0;
+        read_habits(s);
         return KM_OK;
     }
     if (n == 5 && memcmp(model, "llama", 5) == 0) {
         s->spec.kind = KM_TOKENIZER_SPM;
         KM_TRY(read_scores(s, err));
         s->spec.scores = s->scores;
+        s->adds_bos = true;
         return KM_OK;
     }
     char quote[KM__QUOTE];
@@ -172,19 +196,20 @@ static km_status read_kind(source *s, km_error *err) {
 /* add_bos_token and its like; a tail added to every text is more than this version does. */
 static km_status read_flags(source *s, km_error *err) {
     bool spm = s->spec.kind == KM_TOKENIZER_SPM;
-    bool bos = spm || strcmp(s->pre, "llama-bpe") == 0;
-    bool eos;
+    bool eos, prefix;
     KM_TRY(read_id(&s->spec.bos, s, KEY("bos_token_id"), err));
     KM_TRY(read_id(&s->spec.eos, s, KEY("eos_token_id"), err));
     KM_TRY(read_id(&s->spec.unk, s, KEY("unknown_token_id"), err));
-    KM_TRY(read_flag(&s->spec.add_bos, s, KEY("add_bos_token"), bos && s->spec.bos >= 0, err));
-    KM_TRY(read_flag(&s->spec.add_space_prefix, s, KEY("add_space_prefix"), spm, err));
+    KM_TRY(
+        read_flag(&s->spec.add_bos, s, KEY("add_bos_token"), s->adds_bos && s->spec.bos >= 0, err));
+    KM_TRY(read_flag(&prefix, s, KEY("add_space_prefix"), spm, err));
     KM_TRY(read_flag(&eos, s, KEY("add_eos_token"), false, err));
     if (eos) {
         return KM_SET(err, KM_EUNSUPPORTED, "%s: an eos token after every text",
                       KEY("add_eos_token"));
     }
-    if (!spm && s->spec.add_space_prefix) {
+    s->spec.prefix = prefix ? KM_PREFIX_EVERY : KM_PREFIX_NONE;
+    if (!spm && prefix) {
         return KM_SET(err, KM_EUNSUPPORTED, "%s for a byte-level tokenizer",
                       KEY("add_space_prefix"));
     }

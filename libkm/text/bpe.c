@@ -8,16 +8,8 @@
 
 #include "text/text_private.h"
 
-/* A segment as the scanners see it, and the way back to the input. */
-typedef struct segment {
-    const char *text;
-    size_t n;
-    const int64_t *map; /* NULL: offsets are base + position */
-    int64_t base;
-} segment;
-
-static km_status clean(segment *out, km__scratch *scratch, const char *text, size_t n, int64_t base,
-                       km_error *err) {
+static km_status clean(km__segment *out, km__scratch *scratch, const char *text, size_t n,
+                       int64_t base, km_error *err) {
     size_t room;
     if (!km_size_mul(&room, n, 3) || !km_size_add(&room, room, 1)) {
         return KM_SET(err, KM_ERANGE, "text of %zu bytes is too long", n);
@@ -37,23 +29,23 @@ static km_status clean(segment *out, km__scratch *scratch, const char *text, siz
         at += taken;
     }
     scratch->map[m] = base + (int64_t)n;
-    *out = (segment){scratch->text, m, scratch->map, base};
+    *out = (km__segment){scratch->text, m, scratch->map, m, base};
     return KM_OK;
 }
 
-static int64_t start_offset(const segment *s, size_t at) {
-    return s->map != NULL ? s->map[at] : s->base + (int64_t)at;
+int64_t km__segment_start(const km__segment *segment, size_t at) {
+    return segment->map != NULL ? segment->map[at] : segment->base + (int64_t)at;
 }
 
-/* The end of a token inside a replaced character is the end of what was replaced. */
-static int64_t end_offset(const segment *s, size_t at) {
-    if (s->map == NULL) {
-        return s->base + (int64_t)at;
+int64_t km__segment_end(const km__segment *segment, size_t at) {
+    const int64_t *map = segment->map;
+    if (map == NULL) {
+        return segment->base + (int64_t)at;
     }
-    while (at > 0 && at < s->n && s->map[at] == s->map[at - 1]) {
+    while (at > 0 && at < segment->n_map && map[at] == map[at - 1]) {
         at++;
     }
-    return s->map[at];
+    return map[at];
 }
 
 /* Symbols of the bytes from `from`; *to is where they end: behind the word, or, in text that is not
@@ -76,21 +68,21 @@ static km_status push_bytes(size_t *to, km__scratch *scratch, const km_tokenizer
 }
 
 static km_status merge_symbols(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                               const segment *s, size_t at, km_error *err) {
+                               const km__segment *s, size_t at, km_error *err) {
     if (scratch->n_symbols == 0) {
         return KM_OK;
     }
     KM_TRY(km__merge_word(scratch, tokenizer, s->text + at, err));
     for (int32_t i = 0; i >= 0; i = scratch->symbols[i].next) {
         const km__symbol *symbol = &scratch->symbols[i];
-        KM_TRY(km__tokens_push(out, symbol->id, start_offset(s, at + (size_t)symbol->begin),
-                               end_offset(s, at + (size_t)symbol->end), err));
+        KM_TRY(km__tokens_push(out, symbol->id, km__segment_start(s, at + (size_t)symbol->begin),
+                               km__segment_end(s, at + (size_t)symbol->end), err));
     }
     return KM_OK;
 }
 
 static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                             const segment *s, size_t at, size_t n, km_error *err) {
+                             const km__segment *s, size_t at, size_t n, km_error *err) {
     if (n > INT32_MAX) {
         return KM_SET(err, KM_ERANGE, "a word of %zu bytes is too long", n);
     }
@@ -98,7 +90,8 @@ static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_toke
     if (tokenizer->ignore_merges) {
         int32_t id = km__text_table_find(&tokenizer->ids, &tokenizer->keys, word, n);
         if (id >= 0) {
-            return km__tokens_push(out, id, start_offset(s, at), end_offset(s, at + n), err);
+            return km__tokens_push(out, id, km__segment_start(s, at), km__segment_end(s, at + n),
+                                   err);
         }
     }
     for (size_t from = 0; from < n;) {
@@ -111,10 +104,10 @@ static km_status encode_word(km_tokens *out, km__scratch *scratch, const km_toke
 }
 
 km_status km__bpe_encode(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                         const char *text, size_t n, int64_t base, km_error *err) {
-    segment s = {text, n, NULL, base};
-    if (!scratch->well_formed) {
-        KM_TRY(clean(&s, scratch, text, n, base, err));
+                         const km__segment *segment, km_error *err) {
+    km__segment s = *segment;
+    if (!scratch->well_formed) { /* then nothing was normalised, and base holds */
+        KM_TRY(clean(&s, scratch, segment->text, segment->n, segment->base, err));
     }
     for (size_t at = 0; at < s.n;) {
         size_t length = km__pre_next(tokenizer->pre, s.text + at, s.n - at);

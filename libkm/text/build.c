@@ -324,7 +324,8 @@ static void build_blanks(km_tokenizer *t, const km_tokenizer_spec *spec) {
     for (int64_t i = 0; i < t->n; i++) {
         marked = marked || is_blank_run(spec, i);
     }
-    if (t->kind != KM_TOKENIZER_SPM || t->add_space_prefix || (spec->merges == NULL && !marked)) {
+    if (t->kind != KM_TOKENIZER_SPM || t->prefix != KM_PREFIX_NONE ||
+        (spec->merges == NULL && !marked)) {
         return;
     }
     char marks[MARK_BYTES * KM__LONGEST_BLANKS];
@@ -335,21 +336,24 @@ static void build_blanks(km_tokenizer *t, const km_tokenizer_spec *spec) {
     }
 }
 
-static km_status build_added(km_tokenizer *t, km_error *err) {
+/* The added tokens that are late, or those that are not. */
+static km_status build_set(km__added_set *set, const km_tokenizer *t, const km_tokenizer_spec *spec,
+                           bool late, km_error *err) {
     int64_t count = 0;
     for (int64_t i = 0; i < t->n; i++) {
         count += is_added_type(t->types[i]);
     }
     void *block = NULL;
     KM_TRY(km_alloc_array(&block, t->ctx, count, sizeof(km__added), err));
-    t->added.items = block;
+    set->items = block;
     for (int64_t i = 0; i < t->n; i++) {
         km_slice text = added_text(t, i);
-        if (is_added_type(t->types[i]) && text.n > 0) {
-            t->added.items[t->added.n++] = (km__added){text.data, text.n, (int32_t)i};
+        bool is_late = spec->late != NULL && spec->late[i];
+        if (is_added_type(t->types[i]) && is_late == late && text.n > 0) {
+            set->items[set->n++] = (km__added){text.data, text.n, (int32_t)i};
         }
     }
-    return km__added_set_index(&t->added, err);
+    return km__added_set_index(set, err);
 }
 
 static void finish_hash(km_tokenizer *t, km_sha256 *sha) {
@@ -360,10 +364,16 @@ static void finish_hash(km_tokenizer *t, km_sha256 *sha) {
                              t->unk,
                              t->add_bos,
                              t->n,
-                             t->add_space_prefix,
+                             t->prefix,
                              t->ignore_merges};
     for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
         hash_number(sha, facts[i]);
+    }
+    if (t->nfc) { /* a tokenizer without it keeps the hash it had before this was read */
+        hash_number(sha, -2);
+    }
+    for (int64_t i = 0; i < t->late.n; i++) {
+        hash_number(sha, t->late.items[i].id);
     }
     for (int64_t i = 0; i < t->n; i++) {
         km_slice key = km__strings_at(&t->keys, i);
@@ -390,7 +400,8 @@ static km_status build(km_tokenizer *t, const km_tokenizer_spec *spec, km_error 
     KM_TRY(build_merges(t, spec, &sha, err));
     KM_TRY(build_priorities(t, spec, &sha, err));
     build_blanks(t, spec);
-    KM_TRY(build_added(t, err));
+    KM_TRY(build_set(&t->added, t, spec, false, err));
+    KM_TRY(build_set(&t->late, t, spec, true, err));
     finish_hash(t, &sha);
     return KM_OK;
 }
@@ -412,8 +423,9 @@ km_status km_tokenizer_new(km_tokenizer **out, km_ctx *ctx, const km_tokenizer_s
                         .eos = spec->eos,
                         .unk = spec->unk,
                         .add_bos = spec->add_bos,
-                        .add_space_prefix = spec->add_space_prefix,
+                        .prefix = spec->prefix,
                         .ignore_merges = spec->ignore_merges,
+                        .nfc = spec->nfc,
                         .n = spec->n_tokens};
     memset(t->byte_ids, 0xFF, sizeof t->byte_ids);
     km_status status = build(t, spec, err);

@@ -69,20 +69,28 @@ static bool is_mark_blanks(const json_t *part) {
            equal(km__json_text(part, "content"), MARK);
 }
 
-static km_status read_normalizer(km__json_parts *out, const json_t *part, km_tokenizer_kind kind,
-                                 km_error *err) {
+/* Byte-level: nothing, or form C. */
+static km_status read_byte_normalizer(km__json_parts *out, const json_t *part, km_error *err) {
     const json_t *list = sequence(part, "normalizers");
-    if (kind == KM_TOKENIZER_BPE) {
-        bool empty = absent(part) || (list != NULL && json_array_size(list) == 0);
-        return empty ? KM_OK : unsupported("normalizer", part, err);
-    }
-    if (is_mark_blanks(part)) {
+    const json_t *only =
+        list != NULL && json_array_size(list) == 1 ? json_array_get(list, 0) : part;
+    bool empty = absent(part) || (list != NULL && json_array_size(list) == 0);
+    out->nfc = has_type(only, "NFC");
+    return empty || out->nfc ? KM_OK : unsupported("normalizer", part, err);
+}
+
+/* SentencePiece-style: blanks replaced, perhaps after one is prepended; nothing when Metaspace does
+ * both. */
+static km_status read_mark_normalizer(km__json_parts *out, const json_t *part, km_error *err) {
+    const json_t *list = sequence(part, "normalizers");
+    const json_t *prepend = json_array_get(list, 0);
+    out->marks = !absent(part);
+    if (absent(part) || is_mark_blanks(part)) {
         return KM_OK;
     }
-    const json_t *prepend = json_array_get(list, 0);
     if (json_array_size(list) == 2 && has_type(prepend, "Prepend") &&
         equal(km__json_text(prepend, "prepend"), MARK) && is_mark_blanks(json_array_get(list, 1))) {
-        out->add_space_prefix = true;
+        out->prefix = KM_PREFIX_EVERY;
         return KM_OK;
     }
     return unsupported("normalizer", part, err);
@@ -128,11 +136,36 @@ static const char *byte_level_name(const json_t *part) {
     return is_byte_level(second, false) ? split_name(first) : NULL;
 }
 
-static km_status read_pre_tokenizer(km__json_parts *out, const json_t *part, km_tokenizer_kind kind,
-                                    km_error *err) {
-    if (kind == KM_TOKENIZER_BPE) {
-        out->pre = byte_level_name(part);
-        return out->pre != NULL ? KM_OK : unsupported("pre_tokenizer", part, err);
+static km_status read_byte_pre_tokenizer(km__json_parts *out, const json_t *part, km_error *err) {
+    out->pre = byte_level_name(part);
+    return out->pre != NULL ? KM_OK : unsupported("pre_tokenizer", part, err);
+}
+
+/* Metaspace without splitting: replaces blanks and says where one is put first. Older files say
+ * add_prefix_space for the scheme. */
+static bool read_metaspace(km__json_parts *out, const json_t *part) {
+    static const char *const schemes[] = {"never", "always", "first"};
+    static const km_prefix prefixes[] = {KM_PREFIX_NONE, KM_PREFIX_ABSENT, KM_PREFIX_FIRST};
+    const char *scheme = km__json_text(part, "prepend_scheme");
+    if (!has_type(part, "Metaspace") || !equal(km__json_text(part, "replacement"), MARK) ||
+        !json_is_false(json_object_get(part, "split"))) {
+        return false;
+    }
+    if (scheme == NULL) {
+        scheme = json_is_false(json_object_get(part, "add_prefix_space")) ? "never" : "always";
+    }
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        if (strcmp(scheme, schemes[i]) == 0) {
+            out->prefix = prefixes[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+static km_status read_mark_pre_tokenizer(km__json_parts *out, const json_t *part, km_error *err) {
+    if (!out->marks) {
+        return read_metaspace(out, part) ? KM_OK : unsupported("pre_tokenizer", part, err);
     }
     /* After the normalizer no blank is left to split at, so Gemma's Split does nothing. */
     bool idle = has_type(part, "Split") && is_string_pattern(part, " ");
@@ -215,11 +248,19 @@ static bool is_marked_decoder(const json_t *part, bool prefix) {
 km_status km__json_parts_read(km__json_parts *out, const json_t *root, km_tokenizer_kind kind,
                               km_error *err) {
     *out = (km__json_parts){.bos_id = -1};
-    KM_TRY(read_normalizer(out, json_object_get(root, "normalizer"), kind, err));
-    KM_TRY(read_pre_tokenizer(out, json_object_get(root, "pre_tokenizer"), kind, err));
+    const json_t *normalizer = json_object_get(root, "normalizer");
+    const json_t *pre_tokenizer = json_object_get(root, "pre_tokenizer");
+    if (kind == KM_TOKENIZER_BPE) {
+        KM_TRY(read_byte_normalizer(out, normalizer, err));
+        KM_TRY(read_byte_pre_tokenizer(out, pre_tokenizer, err));
+    } else {
+        KM_TRY(read_mark_normalizer(out, normalizer, err));
+        KM_TRY(read_mark_pre_tokenizer(out, pre_tokenizer, err));
+    }
     KM_TRY(read_post_processors(out, json_object_get(root, "post_processor"), err));
     const json_t *decoder = json_object_get(root, "decoder");
-    bool known = kind == KM_TOKENIZER_BPE ? has_type(decoder, "ByteLevel")
-                                          : is_marked_decoder(decoder, out->add_space_prefix);
+    bool known = kind == KM_TOKENIZER_BPE
+                     ? has_type(decoder, "ByteLevel")
+                     : is_marked_decoder(decoder, out->prefix != KM_PREFIX_NONE);
     return known ? KM_OK : unsupported("decoder", decoder, err);
 }

@@ -17,7 +17,9 @@ bool km__json_true(const json_t *object, const char *key);
 /* What the components around the model say. */
 typedef struct km__json_parts {
     const char *pre; /* name of the pre-tokenizer; NULL for SPM */
-    bool add_space_prefix;
+    bool nfc;        /* the normalizer is NFC */
+    bool marks;      /* it replaces blanks by U+2581 */
+    km_prefix prefix;
     const char *bos; /* text of the token put before every text, NULL: none */
     int64_t bos_id;  /* its id as the file says */
 } km__json_parts;

@@ -14,7 +14,9 @@ void km__scratch_clear(km__scratch *scratch) {
     km_free(scratch->ctx, scratch->heap);
     km_free(scratch->ctx, scratch->text);
     km_free(scratch->ctx, scratch->map);
-    *scratch = (km__scratch){.ctx = scratch->ctx, .well_formed = scratch->well_formed};
+    km__nfc_clear(&scratch->nfc);
+    *scratch = (km__scratch){
+        .ctx = scratch->ctx, .nfc = {.ctx = scratch->ctx}, .well_formed = scratch->well_formed};
 }
 
 /* Grow a block of `size`-byte elements to hold `needed`. */

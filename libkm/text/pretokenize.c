@@ -24,6 +24,16 @@ typedef struct scanner {
 
 static const char *const names[] = {"gpt2", "llama-bpe", "smollm", "qwen2"};
 
+/* Other names llama.cpp writes for the same expressions. */
+static const struct {
+    const char *alias;
+    km__pre pre;
+} aliases[] = {{"gpt-2", KM__PRE_GPT2},
+               {"olmo", KM__PRE_GPT2},
+               {"llama3", KM__PRE_LLAMA_BPE},
+               {"llama-v3", KM__PRE_LLAMA_BPE},
+               {"dbrx", KM__PRE_LLAMA_BPE}};
+
 /* The class at `at`; the character and its length go to the outputs, 0 at the end. */
 static unsigned look(const scanner *s, size_t at, uint32_t *c, size_t *length) {
     *c = 0;
@@ -177,8 +187,8 @@ static size_t next_llama(const scanner *s, int digits) {
 }
 
 km_status km__pre_find(km__pre *out, const char *name, km_error *err) {
-    if (name != NULL && strcmp(name, "gpt-2") == 0) {
-        name = names[KM__PRE_GPT2];
+    for (size_t i = 0; name != NULL && i < sizeof aliases / sizeof aliases[0]; i++) {
+        name = strcmp(name, aliases[i].alias) == 0 ? names[aliases[i].pre] : name;
     }
     for (size_t i = 0; name != NULL && i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(name, names[i]) == 0) {

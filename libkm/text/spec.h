@@ -17,6 +17,14 @@ typedef enum km_token_type {
     KM_TOKEN_BYTE = 6
 } km_token_type;
 
+/* Where a SentencePiece-style tokenizer puts a leading blank. */
+typedef enum km_prefix {
+    KM_PREFIX_NONE = 0,
+    KM_PREFIX_EVERY,  /* before every stretch between added tokens */
+    KM_PREFIX_ABSENT, /* before every stretch that does not begin with a blank */
+    KM_PREFIX_FIRST   /* the same, at the start of the text alone */
+} km_prefix;
+
 typedef struct km_slice {
     const char *data;
     size_t n;
@@ -25,14 +33,17 @@ typedef struct km_slice {
 typedef struct km_tokenizer_spec {
     km_tokenizer_kind kind;
     const char *pre;        /* "gpt2", "llama-bpe", "smollm", "qwen2"; ignored for SPM */
+    bool nfc;               /* BPE: well-formed text is brought into form C first */
     const km_slice *tokens; /* (n_tokens) as stored: byte alphabet (BPE) or U+2581 marks (SPM) */
     const float *scores;    /* (n_tokens) SPM, else NULL */
     const int32_t *types;   /* (n_tokens) km_token_type */
+    const bool *late;       /* (n_tokens) added tokens found after normalising; NULL: none */
     int64_t n_tokens;
     const km_slice *merges; /* (n_merges) "left right" (BPE) */
     int64_t n_merges;
     int32_t bos, eos, unk; /* -1: none */
-    bool add_bos, add_space_prefix, ignore_merges;
+    km_prefix prefix;      /* SPM */
+    bool add_bos, ignore_merges;
 } km_tokenizer_spec;
 
 #define KM__QUOTE 72

@@ -129,10 +129,18 @@ static km_status push_characters(km__scratch *scratch, const km_tokenizer *token
     return KM_OK;
 }
 
+/* Whether a blank is put before a piece that starts at `base`. */
+static bool wants_prefix(km_prefix prefix, const char *text, size_t n, int64_t base) {
+    bool marked = n >= MARK_BYTES && memcmp(text, MARK, MARK_BYTES) == 0;
+    bool absent = n == 0 || (text[0] != ' ' && !marked);
+    return prefix == KM_PREFIX_EVERY || (prefix == KM_PREFIX_ABSENT && absent) ||
+           (prefix == KM_PREFIX_FIRST && absent && base == 0);
+}
+
 /* A piece of the segment that is merged as one word. */
 static km_status encode_piece(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
                               const char *text, size_t n, int64_t base, km_error *err) {
-    bool prefix = tokenizer->add_space_prefix;
+    bool prefix = wants_prefix(tokenizer->prefix, text, n, base);
     KM_TRY(mark_blanks(scratch, text, n, prefix, err));
     KM_TRY(push_characters(scratch, tokenizer, err));
     if (scratch->n_symbols == 0) {

@@ -1,5 +1,5 @@
-/* text_private.h: what the files of libkm/text share: character classes, pre-tokenizers, lookup
- * tables, the tokenizer object and the merge engine. */
+/* text_private.h: what the files of libkm/text share: character classes, form C, pre-tokenizers,
+ * lookup tables, the tokenizer object and the merge engine. */
 #ifndef KM_TEXT_TEXT_PRIVATE_H
 #define KM_TEXT_TEXT_PRIVATE_H
 
@@ -22,6 +22,30 @@ size_t km__utf8_encode(char out[4], uint32_t code_point);
 int64_t km__utf8_count(const char *text, size_t n);
 /* The GPT-2 byte alphabet: which byte a code point stands for, -1: none. */
 int km__alphabet_byte(uint32_t code_point);
+
+/* ---- nfc.c ---- */
+
+typedef struct km__nfc_char {
+    uint32_t code_point, class;
+} km__nfc_char;
+
+/* Text in form C and the way back to the input. */
+typedef struct km__nfc {
+    km_ctx *ctx;
+    char *text;
+    int64_t *map; /* (n + 1) offset in the input of each byte; equal for all bytes of a block */
+    size_t n, capacity;
+    int64_t base;
+    km__nfc_char *chars; /* (2 * char_capacity) one run, and room to sort it */
+    int64_t n_chars, char_capacity;
+} km__nfc;
+
+/* Whether well-formed text may differ from its form C. */
+bool km__nfc_needed(const char *text, size_t n);
+/* Bring well-formed text, which starts at `base` of the input, into form C. */
+KM_NODISCARD km_status km__nfc_run(km__nfc *work, const char *text, size_t n, int64_t base,
+                                   km_error *err);
+void km__nfc_clear(km__nfc *work);
 
 /* ---- pretokenize.c ---- */
 
@@ -111,7 +135,8 @@ struct km_tokenizer {
     km_tokenizer_kind kind;
     km__pre pre;
     int32_t bos, eos, unk;
-    bool add_bos, add_space_prefix, ignore_merges;
+    bool add_bos, ignore_merges, nfc;
+    km_prefix prefix;
     int64_t n;
     unsigned char *types;   /* (n) km_token_type */
     km__strings surface;    /* what a token adds to decoded text */
@@ -122,7 +147,8 @@ struct km_tokenizer {
     int32_t byte_ids[256];  /* -1 where the vocabulary has no token for the byte */
     size_t longest;         /* bytes of the longest key */
     size_t longest_blanks;  /* SPM: blanks in the longest token of blanks alone, 0: none */
-    km__added_set added;
+    km__added_set added;    /* found in the text as it is */
+    km__added_set late;     /* found after normalising, between those */
     char hash[65];
 };
 
@@ -151,7 +177,9 @@ typedef struct km__scratch {
     size_t text_n, text_capacity;
     int64_t *map; /* (text_n + 1) offset in the input of each byte of the cleaned copy */
     size_t map_capacity;
-    bool well_formed; /* the whole input is UTF-8: `tokenizers` is the authority, else llama.cpp */
+    km__nfc nfc;
+    bool well_formed;   /* the whole input is UTF-8: `tokenizers` decides, else llama.cpp */
+    bool parse_special; /* as the caller asked */
 } km__scratch;
 
 void km__scratch_clear(km__scratch *scratch);
@@ -165,13 +193,26 @@ KM_NODISCARD km_status km__scratch_push(km__scratch *scratch, const km__symbol *
 KM_NODISCARD km_status km__merge_word(km__scratch *scratch, const km_tokenizer *tokenizer,
                                       const char *word, km_error *err);
 
+/* A stretch of text, perhaps normalised, and the way back to the input. */
+typedef struct km__segment {
+    const char *text;
+    size_t n;
+    const int64_t *map; /* (n_map + 1), NULL: offsets are base + position */
+    size_t n_map;       /* at least n: what follows in the normalised text */
+    int64_t base;
+} km__segment;
+
+/* Offsets in the input of a token of the segment. The end inside a block is the block's end. */
+int64_t km__segment_start(const km__segment *segment, size_t at);
+int64_t km__segment_end(const km__segment *segment, size_t at);
+
 /* ---- bpe.c, spm.c: tokens of a segment without added tokens; `base` is its offset ---- */
 
 KM_NODISCARD km_status km__tokens_push(km_tokens *out, int32_t id, int64_t start, int64_t end,
                                        km_error *err);
 KM_NODISCARD km_status km__bpe_encode(km_tokens *out, km__scratch *scratch,
-                                      const km_tokenizer *tokenizer, const char *text, size_t n,
-                                      int64_t base, km_error *err);
+                                      const km_tokenizer *tokenizer, const km__segment *segment,
+                                      km_error *err);
 KM_NODISCARD km_status km__spm_encode(km_tokens *out, km__scratch *scratch,
                                       const km_tokenizer *tokenizer, const char *text, size_t n,
                                       int64_t base, km_error *err);

@@ -44,38 +44,67 @@ void km_tokenizer_free(km_tokenizer *tokenizer) {
     km_free(ctx, tokenizer->types);
     km_free(ctx, tokenizer->priority);
     km_free(ctx, tokenizer->added.items);
+    km_free(ctx, tokenizer->late.items);
     km_free(ctx, tokenizer);
 }
 
-static km_status encode_segment(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                                const char *text, size_t from, size_t to, km_error *err) {
-    if (from == to) {
+/* The bytes from..to of a segment. */
+static km__segment part_of(const km__segment *s, size_t from, size_t to) {
+    const int64_t *map = s->map != NULL ? s->map + from : NULL;
+    size_t n_map = s->map != NULL ? s->n_map - from : 0;
+    return (km__segment){s->text + from, to - from, map, n_map, s->base + (int64_t)from};
+}
+
+static km_status encode_piece(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                              const km__segment *segment, km_error *err) {
+    if (segment->n == 0) {
         return KM_OK;
     }
     if (tokenizer->kind == KM_TOKENIZER_BPE) {
-        return km__bpe_encode(out, scratch, tokenizer, text + from, to - from, (int64_t)from, err);
+        return km__bpe_encode(out, scratch, tokenizer, segment, err);
     }
-    return km__spm_encode(out, scratch, tokenizer, text + from, to - from, (int64_t)from, err);
+    return km__spm_encode(out, scratch, tokenizer, segment->text, segment->n, segment->base, err);
 }
 
-/* Cut out added tokens, encode what lies between. A special token that is not to be parsed is
- * still found first, as in `tokenizers`, so that no user-defined token matches inside it. */
-static km_status encode_text(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
-                             const char *text, size_t n, bool parse_special, km_error *err) {
+typedef km_status (*encode_fn)(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                               const km__segment *segment, km_error *err);
+
+/* Cut out the tokens of a set, give what lies between to `encode`. A special token that is not to
+ * be parsed is still found first, as in `tokenizers`, so that no user-defined token matches inside
+ * it. */
+static km_status cut_out(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                         const km__added_set *set, const km__segment *s, encode_fn encode,
+                         km_error *err) {
     size_t from = 0;
     size_t look = 0;
     size_t start;
+    km__segment part;
     const km__added *found;
-    while ((found = km__added_set_find(&tokenizer->added, text, n, look, &start)) != NULL) {
+    while ((found = km__added_set_find(set, s->text, s->n, look, &start)) != NULL) {
         look = start + found->n;
-        if (!parse_special && km_tokenizer_is_special(tokenizer, found->id)) {
+        if (!scratch->parse_special && km_tokenizer_is_special(tokenizer, found->id)) {
             continue;
         }
-        KM_TRY(encode_segment(out, scratch, tokenizer, text, from, start, err));
-        KM_TRY(km__tokens_push(out, found->id, (int64_t)start, (int64_t)look, err));
+        part = part_of(s, from, start);
+        KM_TRY(encode(out, scratch, tokenizer, &part, err));
+        KM_TRY(km__tokens_push(out, found->id, km__segment_start(s, start),
+                               km__segment_end(s, look), err));
         from = look;
     }
-    return encode_segment(out, scratch, tokenizer, text, from, n, err);
+    part = part_of(s, from, s->n);
+    return encode(out, scratch, tokenizer, &part, err);
+}
+
+/* A stretch between added tokens: normalise, then cut out those that are looked for afterwards. */
+static km_status encode_stretch(km_tokens *out, km__scratch *scratch, const km_tokenizer *tokenizer,
+                                const km__segment *segment, km_error *err) {
+    km__segment s = *segment;
+    if (tokenizer->nfc && scratch->well_formed && km__nfc_needed(s.text, s.n)) {
+        KM_TRY(km__nfc_run(&scratch->nfc, s.text, s.n, s.base, err));
+        s = (km__segment){scratch->nfc.text, scratch->nfc.n, scratch->nfc.map, scratch->nfc.n,
+                          s.base};
+    }
+    return cut_out(out, scratch, tokenizer, &tokenizer->late, &s, encode_piece, err);
 }
 
 km_status km_tokenizer_encode(km_tokens *out, const km_tokenizer *tokenizer, const char *text,
@@ -88,14 +117,18 @@ km_status km_tokenizer_encode(km_tokens *out, const km_tokenizer *tokenizer, con
     if (out->ctx == NULL) {
         out->ctx = tokenizer->ctx;
     }
-    km__scratch scratch = {.ctx = tokenizer->ctx, .well_formed = km_utf8_valid(text, n)};
+    km__scratch scratch = {.ctx = tokenizer->ctx,
+                           .nfc = {.ctx = tokenizer->ctx},
+                           .well_formed = km_utf8_valid(text, n),
+                           .parse_special = options->parse_special};
+    const km__segment whole = {text, n, NULL, 0, 0};
     int64_t before = out->n;
     km_status status = KM_OK;
     bool bos = options->bos == KM_BOS_MODEL ? tokenizer->add_bos : options->bos == KM_BOS_ALWAYS;
     if (bos) {
         KM_GO(km__tokens_push(out, tokenizer->bos, 0, 0, err));
     }
-    KM_GO(encode_text(out, &scratch, tokenizer, text, n, options->parse_special, err));
+    KM_GO(cut_out(out, &scratch, tokenizer, &tokenizer->added, &whole, encode_stretch, err));
 done:
     km__scratch_clear(&scratch);
     if (status != KM_OK) {
@@ -140,7 +173,7 @@ km_status km_tokenizer_decode(char **out, size_t *n_out, const km_tokenizer *tok
             at += piece.n;
         }
     }
-    if (tokenizer->add_space_prefix && at > 0 && text[0] == ' ') {
+    if (tokenizer->prefix != KM_PREFIX_NONE && at > 0 && text[0] == ' ') {
         memmove(text, text + 1, --at); /* the blank that encoding puts before the text */
     }
     text[at] = '\0';

@@ -6,15 +6,18 @@
 #include <string.h>
 
 #include "text/json_private.h"
+#include "text/text_private.h"
 
 /* The specification under construction; slices borrow from the parsed documents. */
 typedef struct reader {
     km_ctx *ctx;
     json_t *root, *config;
     const json_t *vocab, *added;
+    bool marks; /* the normalizer replaces blanks */
     km_tokenizer_spec spec;
     km_slice *tokens, *merges;
     int32_t *types;
+    bool *late;
     char *merge_text;
 } reader;
 
@@ -24,6 +27,7 @@ static void reader_clear(reader *r) {
     km_free(r->ctx, r->tokens);
     km_free(r->ctx, r->merges);
     km_free(r->ctx, r->types);
+    km_free(r->ctx, r->late);
     km_free(r->ctx, r->merge_text);
 }
 
@@ -104,15 +108,21 @@ static km_status place_vocab(reader *r, km_error *err) {
     return KM_OK;
 }
 
-static km_status check_added(const json_t *entry, const char **text, km_tokenizer_kind kind,
+/* Whether normalising leaves the text of an added token as it is, wherever it stands. */
+static bool stays_whole(const reader *r, const char *text) {
+    bool marked = r->spec.prefix == KM_PREFIX_EVERY || strchr(text, ' ') != NULL ||
+                  strstr(text, "\xE2\x96\x81") != NULL;
+    return !(r->marks && marked) && !(r->spec.nfc && km__nfc_needed(text, strlen(text)));
+}
+
+static km_status check_added(const reader *r, const json_t *entry, const char **text,
                              km_error *err) {
     *text = km__json_text(entry, "content");
     if (*text == NULL || **text == '\0' ||
         json_string_length(json_object_get(entry, "content")) != strlen(*text)) {
         return KM_SET(err, KM_EFORMAT, "an added token has no usable content");
     }
-    /* Byte-level files have no normalizer, so there it does not matter when a token is matched. */
-    bool normalized = kind == KM_TOKENIZER_SPM && km__json_true(entry, "normalized");
+    bool normalized = km__json_true(entry, "normalized") && !stays_whole(r, *text);
     if (km__json_true(entry, "lstrip") || km__json_true(entry, "rstrip") ||
         km__json_true(entry, "single_word") || normalized) {
         char quote[KM__QUOTE];
@@ -128,7 +138,7 @@ static km_status place_added(reader *r, km_error *err) {
     for (size_t i = 0; i < json_array_size(r->added); i++) {
         const json_t *entry = json_array_get(r->added, i);
         const char *text;
-        KM_TRY(check_added(entry, &text, r->spec.kind, err));
+        KM_TRY(check_added(r, entry, &text, err));
         const json_t *id = json_object_get(entry, "id");
         const json_t *known = json_object_get(r->vocab, text);
         bool special = km__json_true(entry, "special");
@@ -142,8 +152,19 @@ static km_status place_added(reader *r, km_error *err) {
             return KM_SET(err, KM_EFORMAT, "added token '%s' has another id in model.vocab",
                           km__json_quote(quote, text));
         }
+        r->late[json_integer_value(id)] = km__json_true(entry, "normalized");
     }
     return KM_OK;
+}
+
+/* Added tokens are found before or after normalising; when nothing is normalised and all are of one
+ * kind, there is no difference. */
+static void set_late(reader *r) {
+    bool early = r->spec.nfc || r->marks;
+    for (size_t i = 0; i < json_array_size(r->added) && !early; i++) {
+        early = !km__json_true(json_array_get(r->added, i), "normalized");
+    }
+    r->spec.late = early ? r->late : NULL;
 }
 
 static km_status read_vocab(reader *r, km_error *err) {
@@ -159,8 +180,12 @@ static km_status read_vocab(reader *r, km_error *err) {
     r->tokens = tokens;
     KM_TRY(km_alloc_array(&types, r->ctx, r->spec.n_tokens, sizeof(int32_t), err));
     r->types = types;
+    void *late = NULL;
+    KM_TRY(km_alloc_array(&late, r->ctx, r->spec.n_tokens, sizeof(bool), err));
+    r->late = late;
     KM_TRY(place_vocab(r, err));
     KM_TRY(place_added(r, err));
+    set_late(r);
     r->spec.tokens = r->tokens; /* n distinct ids below n: no place is empty */
     r->spec.types = r->types;
     return KM_OK;
@@ -272,7 +297,9 @@ static km_status read_all(km_tokenizer **out, reader *r, km_error *err) {
     KM_TRY(read_model(r, model, err));
     KM_TRY(km__json_parts_read(&parts, r->root, r->spec.kind, err));
     r->spec.pre = parts.pre;
-    r->spec.add_space_prefix = parts.add_space_prefix;
+    r->spec.nfc = parts.nfc;
+    r->spec.prefix = parts.prefix;
+    r->marks = parts.marks;
     KM_TRY(read_vocab(r, err));
     KM_TRY(read_merges(r, json_object_get(model, "merges"), err));
     KM_TRY(read_marks(r, &parts, err));

@@ -267,7 +267,7 @@ static void test_marked(void **state) {
 
 static void test_leading_blank(void **state) {
     km_tokenizer_spec spec = spm_spec();
-    spec.add_space_prefix = true;
+    spec.prefix = KM_PREFIX_EVERY;
     km_tokenizer *t = make(*state, &spec);
     check_tokens(t, "a", "8:0-1");
     check_tokens(t, "", "");

@@ -31,6 +31,12 @@
     "{" MARKED_ADDED ",\"normalizer\":" normalizer ",\"pre_tokenizer\":null,"                      \
     "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" decoders "]}," MARKED_MODEL "}"
 
+#define METASPACE_FILE(fields)                                                                     \
+    "{" MARKED_ADDED ",\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\","             \
+    "\"replacement\":\"" MARK "\"," fields                                                         \
+    "},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" MARKED_DECODERS                          \
+    ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}," MARKED_MODEL "}"
+
 static km_status parse(km_tokenizer **out, km_ctx *ctx, const char *text, const char *config,
                        km_error *err) {
     return km_tokenizer_from_json(out, ctx, text, strlen(text), config,
@@ -147,6 +153,69 @@ static void test_marked(void **state) {
 }
 
 /* Both ways of writing one tokenizer give one hash. */
+/* "always" and "first" put a blank only where none is; "first" at the start of the text alone. */
+static void test_metaspace(void **state) {
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        {METASPACE_FILE("\"split\":false,\"prepend_scheme\":\"first\""), "3 0 1"},
+        {METASPACE_FILE("\"split\":false,\"prepend_scheme\":\"always\""), "3 0 3"},
+        {METASPACE_FILE("\"split\":false,\"add_prefix_space\":true"), "3 0 3"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        km_tokenizer *t = make(*state, cases[i].text, NULL);
+        check_ids(t, "a<unk>a", cases[i].want);
+        check_ids(t, " a", "3");
+        check_ids(t, MARK "a", "3");
+        km_tokenizer_free(t);
+    }
+}
+
+/* U+00E9 is C3 A9, of which the alphabet makes U+00C3 and U+00A9. */
+#define NFC_FILE                                                                                   \
+    "{\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true},"                          \
+    "{\"id\":6,\"content\":\"bb\",\"normalized\":true}],\"normalizer\":{\"type\":\"NFC\"},"        \
+    "\"pre_tokenizer\":" BYTE_LEVEL "," BYTE_DECODER ",\"model\":{\"type\":\"BPE\",\"vocab\":"     \
+    "{\"e\":0,\"\xC3\x83\":1,\"\xC2\xA9\":2,\"\xC3\x83\xC2\xA9\":3,\"b\":4},"                      \
+    "\"merges\":[\"\xC3\x83 \xC2\xA9\"]}}"
+
+static void test_form_c(void **state) {
+    static const char text[] = "ee\xCC\x81"
+                               "bb"
+                               "e\xCC\x81"
+                               "<s>";
+    static const int64_t spans[][2] = {{0, 1}, {1, 4}, {4, 6}, {6, 9}, {9, 12}};
+    km_tokenizer *t = make(*state, NFC_FILE, NULL);
+    km_tokens tokens = KM_TOKENS_INIT;
+    km_error err = KM_ERROR_INIT;
+    km_encode_options options = {KM_BOS_MODEL, true};
+    check_ids(t, text, "0 3 6 3 5");
+    km_test_ok(km_tokenizer_encode(&tokens, t, text, sizeof text - 1, &options, &err), &err);
+    for (int64_t i = 0; i < tokens.n; i++) {
+        assert_int_equal(tokens.items[i].start, spans[i][0]);
+        assert_int_equal(tokens.items[i].end, spans[i][1]);
+    }
+    km_tokens_clear(&tokens);
+    km_tokenizer_free(t);
+}
+
+/* Sorting a long run of marks must not take quadratic time. */
+static void test_many_marks(void **state) {
+    enum { PAIRS = 200000 };
+    km_tokenizer *t = make(*state, NFC_FILE, NULL);
+    km_tokens tokens = KM_TOKENS_INIT;
+    km_error err = KM_ERROR_INIT;
+    char *text = malloc(4 * PAIRS + 1);
+    assert_non_null(text);
+    for (size_t i = 0; i < PAIRS; i++) {
+        memcpy(text + 4 * i, "\xCC\x81\xCC\xA3", 4);
+    }
+    km_test_ok(km_tokenizer_encode(&tokens, t, text, 4 * PAIRS, NULL, &err), &err);
+    km_tokens_clear(&tokens);
+    free(text);
+    km_tokenizer_free(t);
+}
+
 static void test_same_as_specification(void **state) {
     const km_slice tokens[] = {{"a", 1}, {"b", 1}, {"ab", 2}, {"\xC4\xA0", 2}, {"<s>", 3}};
     const int32_t types[] = {1, 1, 1, 1, 3};
@@ -182,7 +251,7 @@ static void test_unknown_components(void **state) {
         {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1}}", "dropout"},
         {"{\"model\":{\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\"}}", "prefix"},
         {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"a\"}}", "unk_token"},
-        {"{\"normalizer\":{\"type\":\"NFC\"}," BYTE_MODEL "}", "normalizer of type 'NFC'"},
+        {"{\"normalizer\":{\"type\":\"NFKC\"}," BYTE_MODEL "}", "normalizer of type 'NFKC'"},
         {BYTE_FILE("{\"type\":\"Whitespace\"}", "null"), "pre_tokenizer of type 'Whitespace'"},
         {BYTE_FILE("null", "null"), "pre_tokenizer of type '(none)'"},
         {BYTE_FILE("{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", "null"), "'ByteLevel'"},
@@ -195,13 +264,17 @@ static void test_unknown_components(void **state) {
         {BYTE_FILE(BYTE_LEVEL, "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{}},"
                                "{\"SpecialToken\":{\"id\":\"<s>\"}}]}"),
          "post_processor of type 'TemplateProcessing'"},
-        {MARKED_FILE("null", MARKED_DECODERS), "normalizer"},
+        {MARKED_FILE("null", MARKED_DECODERS), "pre_tokenizer of type '(none)'"},
+        {MARKED_FILE("{\"type\":\"NFC\"}", MARKED_DECODERS), "normalizer of type 'NFC'"},
+        {METASPACE_FILE("\"split\":true"), "pre_tokenizer of type 'Metaspace'"},
+        {METASPACE_FILE("\"split\":false,\"prepend_scheme\":\"last\""),
+         "pre_tokenizer of type 'Metaspace'"},
         {MARKED_FILE(REPLACE, "{\"type\":\"Fuse\"}"), "decoder of type 'Sequence'"},
-        {"{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"normalized\":true}],"
+        {"{\"added_tokens\":[{\"id\":5,\"content\":\"< >\",\"normalized\":true}],"
          "\"normalizer\":" REPLACE
          ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" MARKED_DECODERS "]}," MARKED_MODEL
          "}",
-         "'<unk>' with normalized"},
+         "'< >' with normalized"},
         {"{\"added_tokens\":[{\"id\":4,\"content\":\"<s>\",\"lstrip\":true}],"
          "\"pre_tokenizer\":" BYTE_LEVEL "," BYTE_DECODER "," BYTE_MODEL "}",
          "lstrip"},
@@ -290,6 +363,9 @@ int main(void) {
         cmocka_unit_test(test_bos),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_marked),
+        cmocka_unit_test(test_metaspace),
+        cmocka_unit_test(test_form_c),
+        cmocka_unit_test(test_many_marks),
         cmocka_unit_test(test_same_as_specification),
         cmocka_unit_test(test_unknown_components),
         cmocka_unit_test(test_broken_files),

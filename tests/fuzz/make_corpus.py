@@ -466,7 +466,20 @@ def tokenizer_json() -> Iterator[Pair]:
     for name, parts in (("smollm", [digits, BYTE_LEVEL]), ("llama", [split, level])):
         sequence = {"type": "Sequence", "pretokenizers": parts}
         good[name] = byte_level_file() | {"pre_tokenizer": sequence}
+    good["nfc"] = byte_level_file() | {"normalizer": {"type": "NFC"}}
+    good["nfc"]["added_tokens"] = [
+        {**token, "normalized": i % 2 == 0} for i, token in enumerate(good["nfc"]["added_tokens"])
+    ]
+    metaspace = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first"}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    steps = [s for s in marked_file()["decoder"]["decoders"] if s["type"] != "Strip"]
+    good["metaspace"] = marked_file() | {
+        "normalizer": None,
+        "pre_tokenizer": metaspace | {"split": False},
+        "decoder": {"type": "Sequence", "decoders": [*steps, strip]},
+    }
     texts = [b"", b"abc ab  a12!!\n", bytes(range(256)), b"<s><s", b" \xff\xe2 \x96\x81 "]
+    texts.append("ab\u0301\u0323 \u1100\u1161\u11a8<s>\u0338 \U0001d160a".encode())
     for name, file in good.items():
         raw = json.dumps(file, ensure_ascii=False).encode()
         for i, text in enumerate(texts):
