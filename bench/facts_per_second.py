@@ -47,7 +47,7 @@ def km_round(model: Any, facts: list[dict[str, Any]]) -> dict[str, Any]:
             ids.extend(fact["prompt"] + candidate)
             offsets.append(len(ids))
             lengths.append(len(fact["prompt"]))
-    flat = iter(_km.continuations_run(model._model, ids, offsets, lengths).tolist())
+    flat = iter(_km.continuations_run(model._model, ids, offsets, lengths)[2].tolist())
     scores = [[next(flat) for _ in fact["candidates"]] for fact in facts]
     return {"seconds": time.perf_counter() - begin, "scores": scores}
 

@@ -32,6 +32,7 @@ PUBLIC = {
     "memorization.h": "measure",
     "memorization_scores.h": "measure",
     "interpretability.h": "measure",
+    "score.h": "measure",
     "km.h": "measure",
     "kb.h": "kb",
     "viz.h": "viz",

@@ -385,15 +385,66 @@ def verbatim_run(
 ) -> Table:
     """Every token of K texts after the first: ids (N) int32, offsets (K+1) int64."""
 
+# ---- scoring and choosing tokens (km.score, km.generate wrap them) ----
+
 def continuations_run(
     model: Model,
     ids: Buffer,
     offsets: Buffer,
     prompt_lengths: Buffer,
-    batch_tokens: int = 1024,
+    batch_tokens: int = 0,
     progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """Score what follows the first prompt_lengths (K) int64 tokens of K items.
+
+    ids (N) int32 holds the items one after another, offsets (K+1) int64 where each begins.
+    batch_tokens 0: up to 2048, as memory allows.
+
+    Returns
+    -------
+    logprobs : (T) float64, nats
+        Of the scored tokens of all items.
+    is_argmax : (T) bool
+        Each is the most likely one (ties: lowest id).
+    sums : (K) float64, nats
+    greedy : (K) bool
+        Every token of the item is the argmax.
+    """
+
+def rows_argmax(model: Model, logits: Buffer) -> tuple[Array, Array]:
+    """Ids (B) int32 and log-probabilities (B) float64, nats, of the largest of each row (B, V)."""
+
+def rows_top(model: Model, logits: Buffer, k: int) -> tuple[Array, Array]:
+    """Ids (B, k) int32 and log-probabilities (B, k) float64, nats, best first, of rows (B, V)."""
+
+def rows_sample(
+    model: Model,
+    logits: Buffer,
+    streams: Buffer,
+    counters: Buffer,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> tuple[Array, Array]:
+    """Draw from each filtered row (B, V) with uniform(seed, streams[i], counters[i]) int64.
+
+    Returns ids (B) int32 and log-probabilities (B) float64 before the filters, nats.
+    """
+
+def rows_logprobs(model: Model, logits: Buffer) -> Array:
+    """log softmax of each row of logits (B, V) float32, nats."""
+
+def sampling_filter(
+    model: Model,
+    logits: Buffer,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> Array:
-    """(K) float64, nats: log-probability of what follows each item's first prompt_lengths tokens."""
+    """One row of logits (V) float32 after the filters; -inf where a token was removed."""
 
 # ---- interpretability: what drives a model ----
 

@@ -358,7 +358,7 @@ def _log_perplexities(
         lengths.append(len(given) or 1)
     packed, offsets = _pack(ids)
     with ProgressReporter(progress, "exposure", unit="texts", total=len(ids)) as report:
-        logp = _km.continuations_run(
+        scored = _km.continuations_run(
             model._model, packed, offsets, np.array(lengths, dtype=np.int64), batch_tokens, report
         )
-    return -np.asarray(logp) / math.log(2)
+    return -np.asarray(scored[2]) / math.log(2)

@@ -75,8 +75,8 @@ def _answers_again(model: Model, recall: Recall) -> tuple[list[float], list[int]
         offsets.append(len(ids))
         lengths.append(len(prompt))
         sizes.append(len(answer))
-    measured = _km.continuations_run(model._model, ids, offsets, lengths)
-    return measured.tolist(), sizes
+    sums = _km.continuations_run(model._model, ids, offsets, lengths)[2]
+    return sums.tolist(), sizes
 
 
 def _layers_again(model: Model, lens: LensResult) -> tuple[list[float], list[int]]:

@@ -1,4 +1,4 @@
-/* memorization.c: measures that drive a model: recall, verbatim tokens, continuations. */
+/* memorization.c: measures that drive a model: recall and verbatim tokens. */
 #include "km/memorization.h"
 
 #include "tick.h"
@@ -116,7 +116,7 @@ FUNCTION(memorization_run) {
     return result;
 }
 
-/* ---- verbatim tokens and continuations ---- */
+/* ---- verbatim tokens ---- */
 
 /* Arguments ids (N), offsets (K+1) and batch_tokens; offsets must end at N. */
 typedef struct packed_texts {
@@ -164,34 +164,8 @@ FUNCTION(verbatim_run) {
     return result;
 }
 
-FUNCTION(continuations_run) {
-    km_args in;
-    km_model *model;
-    packed_texts texts;
-    km_view lengths;
-    double *out;
-    PyObject *progress = NULL, *result = NULL;
-    if (BIND(in, module, continuations_run) && model_arg(&in, module, &model) &&
-        read_texts(&in, &texts) && km_arg_view(&in, "prompt_lengths", KM_I64, "(K)", &lengths) &&
-        km_args_same_length(&in, "prompt_lengths", lengths.n, "offsets[1:]", texts.n) &&
-        km_arg_callable(&in, "progress", &progress) &&
-        (result = new_array(module, KM_F64, texts.n, -1, (void **)&out))) {
-        km_error err = KM_ERROR_INIT;
-        km_py_tick tick;
-        km_py_tick_begin(&tick, progress);
-        km_status status =
-            km_continuations_run_into(out, model, texts.ids.data, texts.offsets.data, lengths.data,
-                                      texts.n, texts.batch_tokens, km_py_tick_call, &tick, &err);
-        km_py_tick_end(&tick);
-        result = finish(module, result, status, &err);
-    }
-    km_args_clear(&in);
-    return result;
-}
-
 PyMethodDef km_py_memorization_methods[] = {
     KM_METHOD("memorization_run", memorization_run, KM_DOC_memorization_run),
     KM_METHOD("verbatim_run", verbatim_run, KM_DOC_verbatim_run),
-    KM_METHOD("continuations_run", continuations_run, KM_DOC_continuations_run),
     {NULL, NULL, 0, NULL},
 };

@@ -15,6 +15,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_memorization_methods,
     km_py_interpretability_methods,
     km_py_memorization_scores_methods,
+    km_py_score_methods,
 };
 enum { N_FUNCTIONS = sizeof FUNCTIONS / sizeof FUNCTIONS[0] };
 

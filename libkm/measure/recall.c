@@ -101,7 +101,7 @@ static km_status prepare_case(recall_run *run, recall_window *window, km__recall
                           &plan->pool[members->pool[0]], window->arena, err));
     for (int64_t m = 0; m < members->n; m++) {
         items[m] = continuation(&judged->prompt, &plan->pool[members->pool[m]]);
-        items[m].want_greedy = m < members->n_answers;
+        items[m].want_end = m < members->n_answers;
     }
     items[0].want_first = true;
     items[0].want_lens = plan->options.lens;

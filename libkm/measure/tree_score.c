@@ -1,18 +1,23 @@
 /* Score continuations through a forest of tokens.
  *
- * A pass holds nodes (tokens), rows (nodes whose output distribution is wanted) and wants (one a
- * token asked of a row). Each row of logits is seen once, by one worker, which fills that row's
- * wants and nothing else; sums over an answer are taken afterwards in token order. So neither the
- * number of threads nor the order of rows can change a bit. */
+ * The continuations are sorted by their tokens, so that those with a common beginning are
+ * neighbours, a forest in depth-first order grows from one continuation to the next, and the chains
+ * of a forest lie one after another in memory. A pass holds nodes (tokens), rows (nodes whose
+ * output distribution is wanted) and wants (one a token asked of a row). Each row of logits is seen
+ * once, by one worker, which fills that row's wants and nothing else; sums over an answer are taken
+ * afterwards in token order. So neither the number of threads nor the order of rows can change a
+ * bit. */
 #include "tree_score.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "tensor/kernels.h"
 
 #define NONE (-1)
 
 typedef struct tree_node {
-    int64_t child, sibling; /* first child, next child of the same parent */
-    int64_t row, lens;      /* index among wanted rows, among lens rows */
+    int64_t row, lens; /* index among wanted rows, among lens rows */
 } tree_node;
 
 /* One token asked of one row; token NONE asks only for the argmax. */
@@ -21,7 +26,8 @@ typedef struct tree_want {
     int64_t item;
     int64_t position; /* in the answer */
     int32_t token;
-    int32_t argmax;
+    int32_t end; /* the row's argmax, where the item wants its end */
+    bool is_argmax;
     double logp;
 } tree_want;
 
@@ -40,13 +46,13 @@ typedef struct growing {
 
 typedef struct token_forest {
     const km__engine *engine;
-    km__continuation *continuations; /* those of this pass */
-    int64_t root;                    /* first root, the others are its siblings */
-    growing ids, parents, nodes;     /* int32_t, int64_t, tree_node: one a node */
-    growing rows, row_wants;         /* int64_t: node, first want */
-    growing lens_rows, lens_items;   /* int64_t: node, first item */
-    growing wants, items;            /* tree_want, tree_item */
-    growing flags;                   /* unsigned char */
+    km__continuation **continuations; /* those of this pass, in order */
+    growing ids, parents, nodes;      /* int32_t, int64_t, tree_node: one a node */
+    growing path;                     /* int64_t: nodes of the latest continuation */
+    growing rows, row_wants;          /* int64_t: node, first want */
+    growing lens_rows, lens_items;    /* int64_t: node, first item */
+    growing wants, items;             /* tree_want, tree_item */
+    growing flags;                    /* unsigned char */
 } token_forest;
 
 static km_status grow(void **slot, growing *list, int64_t extra, size_t size, km_ctx *ctx,
@@ -89,52 +95,79 @@ static int64_t int64_at(const growing *list, int64_t index) {
     return ((const int64_t *)list->items)[index];
 }
 
-/* The child of `parent` (NONE: a root) that holds `id`, NONE when there is none. */
-static int64_t find_child(const token_forest *f, int64_t parent, int32_t id) {
-    int64_t node = parent == NONE ? f->root : node_at(f, parent)->child;
-    while (node != NONE && ((const int32_t *)f->ids.items)[node] != id) {
-        node = node_at(f, node)->sibling;
-    }
-    return node;
-}
+/* ---- sequences ---- */
 
-static km_status add_child(int64_t *out, token_forest *f, int64_t parent, int32_t id,
-                           km_error *err) {
-    km_ctx *ctx = f->engine->ctx;
-    void *slot;
-    int64_t node = f->nodes.n;
-    KM_TRY(grow(&slot, &f->ids, 1, sizeof(int32_t), ctx, err));
-    *(int32_t *)slot = id;
-    KM_TRY(push_int64(&f->parents, parent, ctx, err));
-    KM_TRY(grow(&slot, &f->nodes, 1, sizeof(tree_node), ctx, err));
-    int64_t *first = parent == NONE ? &f->root : &node_at(f, parent)->child;
-    *(tree_node *)slot = (tree_node){NONE, *first, NONE, NONE};
-    *first = node;
-    *out = node;
-    return KM_OK;
-}
-
-/* Token `i` of the computed part: the prompt and all answer tokens but the last, and that one too
- * when the token after the answer is wanted. */
+/* How many tokens are computed: the prompt and all answer tokens but the last, and that one too
+ * when what follows the answer is wanted. */
 static int64_t computed_length(const km__continuation *c) {
-    return c->n_prompt + c->n_answer - (c->want_greedy ? 0 : 1);
+    return c->n_prompt + c->n_answer - (c->want_end ? 0 : 1);
 }
 
 static int32_t token_at(const km__continuation *c, int64_t i) {
     return i < c->n_prompt ? c->prompt[i] : c->answer[i - c->n_prompt];
 }
 
-/* Nodes the forest would gain. */
-static int64_t count_new(const token_forest *f, const km__continuation *c) {
-    int64_t length = computed_length(c);
-    int64_t node = NONE;
-    for (int64_t i = 0; i < length; i++) {
-        node = find_child(f, node, token_at(c, i));
-        if (node == NONE) {
-            return length - i;
+/* Computed tokens that two continuations begin with in common. */
+static int64_t common_length(const km__continuation *a, const km__continuation *b) {
+    int64_t n_a = computed_length(a), n_b = computed_length(b);
+    int64_t n = n_a < n_b ? n_a : n_b, i = 0;
+    if (a->prompt == b->prompt) {
+        i = a->n_prompt < b->n_prompt ? a->n_prompt : b->n_prompt;
+        i = i < n ? i : n;
+    }
+    while (i < n && token_at(a, i) == token_at(b, i)) {
+        i++;
+    }
+    return i;
+}
+
+/* By tokens, the shorter first; equal ones as they were given, for they lie in one array. */
+static int compare_sequences(const void *left, const void *right) {
+    const km__continuation *a = *(km__continuation *const *)left;
+    const km__continuation *b = *(km__continuation *const *)right;
+    int64_t n_a = computed_length(a), n_b = computed_length(b), i = common_length(a, b);
+    if (i < n_a && i < n_b) {
+        return token_at(a, i) < token_at(b, i) ? -1 : 1;
+    }
+    return n_a != n_b ? (n_a < n_b ? -1 : 1) : (a > b) - (a < b);
+}
+
+/* The end of the pass that begins with continuation `begin`. Once half of batch_tokens is used, the
+ * cut goes where the beginning that both sides share, and the next pass computes again, is shortest
+ * in proportion. */
+static int64_t pass_end(km__continuation *const *order, int64_t begin, int64_t n,
+                        int64_t batch_tokens) {
+    int64_t nodes = computed_length(order[begin]), cut = begin + 1;
+    double least = 1;
+    for (int64_t i = begin + 1; i < n; i++) {
+        const int64_t common = common_length(order[i - 1], order[i]);
+        const bool early = 2 * nodes < batch_tokens;
+        const double cost = early ? 1 : (double)common / (double)nodes;
+        if (cost <= least) {
+            cut = i;
+            least = cost;
+        }
+        nodes += computed_length(order[i]) - common;
+        if (nodes > batch_tokens) {
+            return cut;
         }
     }
-    return 0;
+    return n;
+}
+
+/* ---- growing the forest ---- */
+
+static km_status add_node(int64_t *out, token_forest *f, int64_t parent, int32_t id,
+                          km_error *err) {
+    km_ctx *ctx = f->engine->ctx;
+    void *slot;
+    *out = f->nodes.n;
+    KM_TRY(grow(&slot, &f->ids, 1, sizeof(int32_t), ctx, err));
+    *(int32_t *)slot = id;
+    KM_TRY(push_int64(&f->parents, parent, ctx, err));
+    KM_TRY(grow(&slot, &f->nodes, 1, sizeof(tree_node), ctx, err));
+    *(tree_node *)slot = (tree_node){NONE, NONE};
+    return KM_OK;
 }
 
 static km_status add_want(token_forest *f, int64_t node, tree_want want, km_error *err) {
@@ -171,25 +204,33 @@ static km_status add_lens(token_forest *f, int64_t node, int64_t item, km_error 
     return KM_OK;
 }
 
-static km_status add_continuation(token_forest *f, const km__continuation *c, km_error *err) {
-    int64_t item = f->items.n;
+/* Leave in `path` the nodes of the continuation's computed tokens; the first `common` are there. */
+static km_status extend_path(token_forest *f, const km__continuation *c, int64_t common,
+                             km_error *err) {
+    const int64_t length = computed_length(c);
+    f->path.n = common;
+    for (int64_t i = common; i < length; i++) {
+        int64_t node, parent = i == 0 ? NONE : int64_at(&f->path, i - 1);
+        KM_TRY(add_node(&node, f, parent, token_at(c, i), err));
+        KM_TRY(push_int64(&f->path, node, f->engine->ctx, err));
+    }
+    return KM_OK;
+}
+
+static km_status add_continuation(token_forest *f, const km__continuation *c, int64_t common,
+                                  km_error *err) {
+    const int64_t item = f->items.n, length = computed_length(c);
     void *slot;
+    KM_TRY(extend_path(f, c, common, err));
     KM_TRY(grow(&slot, &f->items, 1, sizeof(tree_item), f->engine->ctx, err));
     *(tree_item *)slot = (tree_item){f->wants.n, NONE, NONE};
-    int64_t length = computed_length(c);
-    int64_t node = NONE;
-    for (int64_t i = 0; i < length; i++) {
-        int64_t parent = node;
-        node = find_child(f, parent, token_at(c, i));
-        if (node == NONE) {
-            KM_TRY(add_child(&node, f, parent, token_at(c, i), err));
+    for (int64_t i = c->n_prompt - 1; i < length; i++) {
+        const int64_t node = int64_at(&f->path, i), position = i - c->n_prompt + 1;
+        tree_want want = {.next = NONE, .item = item, .position = position, .token = NONE};
+        if (position < c->n_answer) {
+            want.token = c->answer[position];
         }
-        int64_t position = i - c->n_prompt + 1;
-        if (position < 0) {
-            continue;
-        }
-        int32_t token = position < c->n_answer ? c->answer[position] : NONE;
-        KM_TRY(add_want(f, node, (tree_want){NONE, item, position, token, NONE, 0}, err));
+        KM_TRY(add_want(f, node, want, err));
         if (position == 0 && c->want_lens) {
             KM_TRY(add_lens(f, node, item, err));
         }
@@ -197,7 +238,31 @@ static km_status add_continuation(token_forest *f, const km__continuation *c, km
     return KM_OK;
 }
 
-static unsigned char lens_flags(const km__continuation *c, const float *logits, int64_t n) {
+/* ---- reading rows of logits ---- */
+
+/* Whether one of 64 entries equals x; without a way out, so that the loop is done in vectors. */
+static bool block_holds(const float *block, float x) {
+    int equal = 0;
+    for (int i = 0; i < 64; i++) {
+        equal |= block[i] == x;
+    }
+    return equal != 0;
+}
+
+/* km_logits_argmax by way of the CPU's own maximum: the first entry equal to it. */
+static int64_t find_argmax(const token_forest *f, const float *logits, int64_t n) {
+    const float largest = km_ctx_kernels(f->engine->ctx)->max(logits, n);
+    int64_t i = 0;
+    while (i + 64 <= n && !block_holds(logits + i, largest)) {
+        i += 64;
+    }
+    while (i < n - 1 && logits[i] != largest) {
+        i++;
+    }
+    return i;
+}
+
+static unsigned char lens_flags(const km__continuation *c, const float *logits, int64_t best) {
     float own = logits[c->answer[0]];
     unsigned char flags = FLAG_LEADS;
     for (int64_t i = 0; i < c->n_rivals; i++) {
@@ -205,23 +270,24 @@ static unsigned char lens_flags(const km__continuation *c, const float *logits, 
             flags = 0;
         }
     }
-    if (km_logits_argmax(logits, n) == c->answer[0]) {
+    if (best == c->answer[0]) {
         flags |= FLAG_ARGMAX;
     }
     return flags;
 }
 
 static void set_flags(token_forest *f, int64_t item, int32_t layer, const float *logits,
-                      int64_t n) {
+                      int64_t best) {
     unsigned char *flags = f->flags.items;
-    flags[item_at(f, item)->lens_flags + layer] = lens_flags(&f->continuations[item], logits, n);
+    flags[item_at(f, item)->lens_flags + layer] = lens_flags(f->continuations[item], logits, best);
 }
 
 static void see_lens_row(token_forest *f, int64_t index, int32_t layer, const float *logits,
                          int64_t n) {
+    const int64_t best = find_argmax(f, logits, n);
     int64_t item = int64_at(&f->lens_items, index);
     for (; item != NONE; item = item_at(f, item)->lens_next) {
-        set_flags(f, item, layer, logits, n);
+        set_flags(f, item, layer, logits, best);
     }
 }
 
@@ -234,21 +300,19 @@ static km_status see_row(void *payload, int64_t index, int32_t layer, const floa
         see_lens_row(f, index, layer, logits, n);
         return KM_OK;
     }
-    double lse = f->engine->logsumexp(f->engine->self, logits, n);
-    int32_t best = NONE;
+    const double lse = f->engine->logsumexp(f->engine->self, logits, n);
+    const int64_t best = find_argmax(f, logits, n);
     for (int64_t w = int64_at(&f->row_wants, index); w != NONE; w = want_at(f, w)->next) {
         tree_want *want = want_at(f, w);
-        km__continuation *c = &f->continuations[want->item];
-        if (c->want_greedy) {
-            best = best == NONE ? (int32_t)km_logits_argmax(logits, n) : best;
-            want->argmax = best;
-        }
+        km__continuation *c = f->continuations[want->item];
+        want->end = (int32_t)best;
+        want->is_argmax = want->token == best;
         want->logp = want->token == NONE ? 0 : (double)logits[want->token] - lse;
         if (want->position == 0 && c->want_first) {
             c->first_rank = km_logits_rank(logits, n, want->token);
         }
         if (want->position == 0 && c->want_lens) {
-            set_flags(f, want->item, layer, logits, n);
+            set_flags(f, want->item, layer, logits, best);
         }
     }
     return KM_OK;
@@ -270,6 +334,8 @@ static bool lens_open(void *payload, int64_t index, int32_t layer) {
     return false;
 }
 
+/* ---- results ---- */
+
 /* First layer from which `flag` is set without a gap up to the output; NONE when not set there. */
 static int32_t first_lasting_layer(const unsigned char *flags, int32_t n_layers,
                                    unsigned char flag) {
@@ -281,17 +347,23 @@ static int32_t first_lasting_layer(const unsigned char *flags, int32_t n_layers,
 }
 
 static void finish_item(const token_forest *f, int64_t item) {
-    km__continuation *c = &f->continuations[item];
+    km__continuation *c = f->continuations[item];
     const tree_item *from = item_at(f, item);
     const tree_want *wants = want_at(f, from->first_want);
     c->logp = 0;
-    c->greedy = c->want_greedy;
+    c->greedy = true;
     for (int64_t i = 0; i < c->n_answer; i++) {
         c->logp += wants[i].logp;
-        c->greedy = c->greedy && wants[i].argmax == wants[i].token;
+        c->greedy = c->greedy && wants[i].is_argmax;
+        if (c->logprobs != NULL) {
+            c->logprobs[i] = wants[i].logp;
+        }
+        if (c->is_argmax != NULL) {
+            c->is_argmax[i] = wants[i].is_argmax;
+        }
     }
     c->first_logp = wants[0].logp;
-    c->end = c->want_greedy ? wants[c->n_answer].argmax : NONE;
+    c->end = c->want_end ? wants[c->n_answer].end : NONE;
     if (from->lens_flags != NONE) {
         const unsigned char *flags = (const unsigned char *)f->flags.items + from->lens_flags;
         c->lead_layer = first_lasting_layer(flags, f->engine->n_layers, FLAG_LEADS);
@@ -299,11 +371,14 @@ static void finish_item(const token_forest *f, int64_t item) {
     }
 }
 
-enum { N_LISTS = 10 };
+/* ---- passes ---- */
+
+enum { N_LISTS = 11 };
 
 static void list_all(growing *lists[N_LISTS], token_forest *f) {
-    growing *all[N_LISTS] = {&f->ids,       &f->parents,    &f->nodes, &f->rows,  &f->row_wants,
-                             &f->lens_rows, &f->lens_items, &f->wants, &f->items, &f->flags};
+    growing *all[N_LISTS] = {&f->ids,       &f->parents,    &f->nodes, &f->path,
+                             &f->rows,      &f->row_wants,  &f->wants, &f->items,
+                             &f->lens_rows, &f->lens_items, &f->flags};
     memcpy(lists, all, sizeof all);
 }
 
@@ -313,7 +388,6 @@ static void forest_reset(token_forest *f) {
     for (int i = 0; i < N_LISTS; i++) {
         lists[i]->n = 0;
     }
-    f->root = NONE;
 }
 
 static void forest_clear(token_forest *f) {
@@ -355,30 +429,50 @@ km__engine km__engine_of_model(const km_model *model) {
                         model_logsumexp};
 }
 
+int64_t km__default_batch_tokens(const km_model *model) {
+    enum { MOST = 2048, LEAST = 64 };
+    const km_config *c = km_model_config(model);
+    const int64_t width = 3 * (int64_t)c->d_model + 2 * (int64_t)c->d_ffn +
+                          (int64_t)(c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
+    const int64_t fits = (int64_t)(km_memory_available() / 4 / sizeof(float)) / width;
+    return fits > MOST ? MOST : fits < LEAST ? LEAST : fits;
+}
+
+/* Pointers to the items, sorted; the caller frees *out. */
+static km_status sort_items(km__continuation ***out, km__continuation *items, int64_t n,
+                            km_ctx *ctx, km_error *err) {
+    KM_TRY(km_alloc_array((void **)out, ctx, n, sizeof **out, err));
+    for (int64_t i = 0; i < n; i++) {
+        (*out)[i] = &items[i];
+        if (items[i].n_prompt < 1 || items[i].n_answer < 1) {
+            return KM_SET(err, KM_EINVAL, "a prompt and an answer need at least one token each");
+        }
+    }
+    qsort(*out, (size_t)n, sizeof **out, compare_sequences);
+    return KM_OK;
+}
+
 km_status km__score_continuations(km__continuation *items, int64_t n, const km__engine *engine,
                                   int64_t batch_tokens, km_tick *tick, int64_t base,
                                   km_error *err) {
     km_status status = KM_OK;
-    token_forest forest = {.engine = engine, .root = NONE};
-    int64_t done_items = 0;
-    while (done_items < n) {
-        int64_t end = done_items;
+    token_forest forest = {.engine = engine};
+    km__continuation **order = NULL;
+    KM_GO(sort_items(&order, items, n, engine->ctx, err));
+    for (int64_t begin = 0; begin < n;) {
+        const int64_t end = pass_end(order, begin, n, batch_tokens);
         forest_reset(&forest);
-        forest.continuations = items + done_items;
-        for (; end < n; end++) {
-            if (items[end].n_prompt < 1 || items[end].n_answer < 1) {
-                KM_FAIL(err, KM_EINVAL, "a prompt and an answer need at least one token each");
-            }
-            if (end > done_items && forest.ids.n + count_new(&forest, &items[end]) > batch_tokens) {
-                break;
-            }
-            KM_GO(add_continuation(&forest, &items[end], err));
+        forest.continuations = order + begin;
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t common = i == begin ? 0 : common_length(order[i - 1], order[i]);
+            KM_GO(add_continuation(&forest, order[i], common, err));
         }
         KM_GO(run_pass(&forest, err));
-        done_items = end;
-        KM_GO(km_tick_update(tick, base + done_items, err));
+        begin = end;
+        KM_GO(km_tick_update(tick, base + begin, err));
     }
 done:
     forest_clear(&forest);
+    km_free(engine->ctx, order);
     return status;
 }

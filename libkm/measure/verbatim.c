@@ -1,9 +1,9 @@
 /* km_verbatim_run: every token of texts judged given the true tokens before it, in as few passes as
- * the batch allows; km_continuations_run_into: whole continuations after prompts. */
+ * the batch allows. */
 #include <math.h>
 
 #include "km/memorization.h"
-#include "tree_score.h"
+#include "base/base.h"
 
 enum { TEXT, POSITION, TOKEN, LOGP, RANK, IS_ARGMAX, MU, SIGMA2, N_COLUMNS };
 
@@ -135,11 +135,10 @@ static km_status pass_alloc(verbatim_pass *pass, const int64_t *offsets, int64_t
     return km_alloc_array((void **)&pass->tokens, ctx, most, sizeof *pass->tokens, err);
 }
 
-static km_status check_offsets(const int64_t *offsets, int64_t n, int64_t least, km_error *err) {
+static km_status check_offsets(const int64_t *offsets, int64_t n, km_error *err) {
     for (int64_t i = 0; i < n; i++) {
-        if (offsets[i] < 0 || offsets[i + 1] - offsets[i] < least) {
-            return KM_SET(err, KM_EINVAL, "item %lld must have at least %lld tokens", (long long)i,
-                          (long long)least);
+        if (offsets[i] < 0 || offsets[i + 1] - offsets[i] < 1) {
+            return KM_SET(err, KM_EINVAL, "text %lld must have at least 1 token", (long long)i);
         }
     }
     return KM_OK;
@@ -154,7 +153,7 @@ km_status km_verbatim_run(km_table **out, const km_model *model, const int32_t *
     km_table *table = NULL;
     km_tick tick;
     *out = NULL;
-    KM_TRY(check_offsets(offsets, n_texts, 1, err));
+    KM_TRY(check_offsets(offsets, n_texts, err));
     KM_GO(pass_alloc(&pass, offsets, n_texts, batch_tokens, err));
     KM_GO(km_table_new(&table, ctx, COLUMNS, N_COLUMNS, err));
     km_tick_init(&tick, ctx, tick_fn, payload, n_texts);
@@ -171,37 +170,5 @@ done:
     km_free(ctx, pass.tokens);
     km_free(ctx, pass.rows);
     km_free(ctx, pass.parent);
-    return status;
-}
-
-km_status km_continuations_run_into(double *out, const km_model *model, const int32_t *ids,
-                                    const int64_t *offsets, const int64_t *prompt_lengths,
-                                    int64_t n, int64_t batch_tokens, km_tick_fn tick_fn,
-                                    void *payload, km_error *err) {
-    km_status status = KM_OK;
-    km_ctx *ctx = km_model_ctx(model);
-    km__engine engine = km__engine_of_model(model);
-    km__continuation *items = NULL;
-    km_tick tick;
-    KM_TRY(check_offsets(offsets, n, 2, err));
-    KM_GO(km_alloc_array((void **)&items, ctx, n, sizeof *items, err));
-    for (int64_t i = 0; i < n; i++) {
-        int64_t length = offsets[i + 1] - offsets[i];
-        if (prompt_lengths[i] < 1 || prompt_lengths[i] >= length) {
-            KM_FAIL(err, KM_EINVAL, "item %lld: prompt length %lld is not in [1, %lld)",
-                    (long long)i, (long long)prompt_lengths[i], (long long)length);
-        }
-        items[i].prompt = ids + offsets[i];
-        items[i].n_prompt = prompt_lengths[i];
-        items[i].answer = ids + offsets[i] + prompt_lengths[i];
-        items[i].n_answer = length - prompt_lengths[i];
-    }
-    km_tick_init(&tick, ctx, tick_fn, payload, n);
-    KM_GO(km__score_continuations(items, n, &engine, batch_tokens, &tick, 0, err));
-    for (int64_t i = 0; i < n; i++) {
-        out[i] = items[i].logp;
-    }
-done:
-    km_free(ctx, items);
     return status;
 }

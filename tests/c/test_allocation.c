@@ -3,6 +3,7 @@
  * works on. tools/check_allocation.py checks that no such function is missing here. */
 #include "km/arrow.h"
 #include "km/memorization.h"
+#include "km/score.h"
 #include "km/stats.h"
 #include "km_test.h"
 
@@ -127,8 +128,37 @@ static km_status verbatim(fixture *f, km_error *err) {
 
 static km_status continuations(fixture *f, km_error *err) {
     static const int64_t offsets[] = {0, 4, 8}, prompts[] = {2, 3};
-    double out[2];
-    return km_continuations_run_into(out, f->model, IDS, offsets, prompts, 2, 64, NULL, NULL, err);
+    double sums[2];
+    const km_continuation_scores out = {.sums = sums};
+    const km_continuations work = {IDS, offsets, prompts, 2, 64};
+    return km_continuations_run(&out, f->model, &work, NULL, NULL, err);
+}
+
+/* Two rows of logits, as long as the vocabulary asks. */
+static const float *some_rows(const fixture *f) {
+    static float rows[2 * 4096];
+    const int64_t n = 2 * (int64_t)km_model_config(f->model)->vocab_size;
+    assert_true(n <= 2 * 4096);
+    for (int64_t i = 0; i < n; i++) {
+        rows[i] = (float)(i * 37 % 101) / 10.0f;
+    }
+    return rows;
+}
+
+static km_status rows_sample(fixture *f, km_error *err) {
+    static const uint64_t counters[2] = {0, 1};
+    const km_sampling sampling = {0.5, 9, 0.9, 0.01};
+    int32_t ids[2];
+    double values[2];
+    return km_rows_sample(ids, values, some_rows(f), 2, &sampling, 1, counters, counters, f->model,
+                          err);
+}
+
+static km_status sampling_filter(fixture *f, km_error *err) {
+    float row[100];
+    const km_sampling sampling = {0.5, 9, 0.9, 0.01};
+    memcpy(row, some_rows(f), sizeof row);
+    return km_sampling_filter(row, 100, &sampling, f->ctx, err);
 }
 
 /* ---- pure scores ---- */
@@ -288,7 +318,9 @@ static const struct {
               {"km_memorization_run", recall},
               {"km_lens_run", lens},
               {"km_verbatim_run", verbatim},
-              {"km_continuations_run_into", continuations},
+              {"km_continuations_run", continuations},
+              {"km_rows_sample", rows_sample},
+              {"km_sampling_filter", sampling_filter},
               {"km_score_min_k", min_k},
               {"km_score_min_k_plus_plus", min_k_plus_plus},
               {"km_score_detection", detection},

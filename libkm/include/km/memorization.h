@@ -71,15 +71,6 @@ KM_API KM_NODISCARD km_status km_verbatim_run(km_table **out, const km_model *mo
                                               int64_t n_texts, int64_t batch_tokens,
                                               km_tick_fn tick, void *payload, km_error *err);
 
-/* out[i] = log p(rest | the first prompt_lengths[i] tokens) in nats, summed over the rest, of n
- * items laid out as above. Items that share a beginning share its computation. Errors: KM_EINVAL
- * when a prompt or a rest is empty. */
-KM_API KM_NODISCARD km_status km_continuations_run_into(double *out, const km_model *model,
-                                                        const int32_t *ids, const int64_t *offsets,
-                                                        const int64_t *prompt_lengths, int64_t n,
-                                                        int64_t batch_tokens, km_tick_fn tick,
-                                                        void *payload, km_error *err);
-
 #ifdef __cplusplus
 }
 #endif
