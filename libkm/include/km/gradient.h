@@ -19,23 +19,30 @@ typedef km_status (*km_loss_fn)(void *payload, int64_t index, float *row, int64_
                                 km_error *err);
 
 typedef struct km_gradient_request {
-    /* Tree, rows, patches and reads; on_logits and lens_rows are not used, session must be NULL.
-     * visit sees the forward pass alone. */
+    /* Tree, rows (at least one), patches and reads; on_logits is not used. No lens_rows, session or
+     * visit: a visitor may change what the way back would not know of. */
     km_forward_request forward;
     km_loss_fn loss;
     void *payload;
     /* out receives dLoss/da instead of a. Where a point is patched, the derivative is with respect
      * to the patched value, and passes on through the patch: SET stops it, ADD lets it through,
-     * SCALE multiplies, PROJECT_OUT projects. */
+     * SCALE multiplies, PROJECT_OUT projects. At q_input, k_input, v_input and mlp_input it is what
+     * reaches resid_pre (resid_mid) through that one reader. At attn_scores and attn_pattern it is
+     * 0 where nothing is seen, at final_norm and logits 0 for tokens that are not in rows. */
     const km_read *gradients;
     int64_t n_gradients;
 } km_gradient_request;
 
-/* One forward and one backward pass. Same bits for any thread count. Errors as km_model_forward,
- * and KM_EUNSUPPORTED for a gradient at a point that has none. */
+/* One forward and one backward pass, the latter down to the lowest layer a gradient is asked of.
+ * Same bits for any thread count. Errors as km_model_forward; KM_EUNSUPPORTED for a gradient at a
+ * point the architecture does not have and through patched logits that are soft-capped; KM_EINVAL
+ * for gradients at logits when rows hold a token twice; KM_ENUMERIC, with the layer, for
+ * derivatives that are not finite. */
 KM_API KM_NODISCARD km_status km_model_gradients(const km_model *model,
                                                  const km_gradient_request *request, km_error *err);
-/* Bytes km_model_gradients allocates for a tree of n_tokens with n_rows rows. */
+/* Bytes km_model_gradients allocates for a tree of n_tokens with n_rows rows besides those of the
+ * forward pass and of what patches change inside layers; an upper bound, reached by one sequence.
+ */
 KM_API int64_t km_model_gradients_bytes(const km_model *model, int64_t n_tokens, int64_t n_rows);
 
 #ifdef __cplusplus

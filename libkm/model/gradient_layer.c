@@ -1,0 +1,436 @@
+/* gradient_layer.c: one layer computed again from resid_pre, and differentiated from its end to its
+ * beginning.
+ *
+ * What patches changed is not computed but taken from the forward pass, so that the derivative is
+ * that of the values used. At each product its input and the derivative of its output are at hand
+ * together.
+ */
+#include <string.h>
+
+#include "model/gradient_private.h"
+
+#define ROW_GRAIN 16
+
+km_status km__over_rows(const km__back *back, int64_t n, km_range_fn fn, void *payload,
+                        km_error *err) {
+    return km_parallel_for(back->model->ctx, n, ROW_GRAIN, fn, payload, err);
+}
+
+/* ---- loops over rows ---- */
+
+typedef struct norm_work {
+    const km__back *back;
+    const km_norm_weights *norm;
+    float *y;        /* (n, heads, width): output, or derivative of the input */
+    const float *x;  /* (n, stride) input */
+    const float *dy; /* NULL: forward */
+    int64_t heads, width, x_stride;
+    bool add;
+} norm_work;
+
+static km_status norm_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)worker;
+    (void)err;
+    const norm_work *w = payload;
+    const km_config *config = &w->back->model->config;
+    for (int64_t i = begin; i < end; i++) {
+        for (int64_t head = 0; head < w->heads; head++) {
+            const int64_t at = (i * w->heads + head) * w->width;
+            const float *x = w->x + i * w->x_stride + head * w->width;
+            if (w->dy == NULL) {
+                km__norm_forward(w->y + at, x, w->norm, config, w->width);
+            } else {
+                km__norm_backward(w->y + at, w->dy + at, x, w->norm, config, w->width, w->add);
+            }
+        }
+    }
+    return KM_OK;
+}
+
+/* y = norm(x), both (T, D). */
+static km_status norm_rows(const km__back *back, float *y, const float *x, int64_t x_stride,
+                           const km_norm_weights *norm, km_error *err) {
+    const int64_t width = back->model->config.d_model;
+    norm_work work = {back, norm, y, x, NULL, 1, width, x_stride, false};
+    return km__over_rows(back, back->n, norm_range, &work, err);
+}
+
+/* dx = d norm(x) given dy, added to dx when `add`; all (T, D). */
+static km_status norm_rows_backward(const km__back *back, float *dx, const float *dy,
+                                    const float *x, int64_t x_stride, const km_norm_weights *norm,
+                                    bool add, km_error *err) {
+    const int64_t width = back->model->config.d_model;
+    norm_work work = {back, norm, dx, x, dy, 1, width, x_stride, add};
+    return km__over_rows(back, back->n, norm_range, &work, err);
+}
+
+typedef struct turn_work {
+    const km__back *back;
+    float *out;      /* (T, heads, Dh): turned; or the derivative, turned back in place */
+    const float *in; /* (T, heads, Dh) before the head norm */
+    const float *gain;
+    const km__rope *rope; /* NULL: learned positions */
+    int64_t heads;
+} turn_work;
+
+/* Head norms have no bias and follow the model's RMSNorm. */
+static km_status turn_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)worker;
+    (void)err;
+    const turn_work *w = payload;
+    const km_config *config = &w->back->model->config;
+    const km_norm_weights norm = {w->gain, NULL};
+    const int64_t width = config->head_dim, row = w->heads * width;
+    for (int64_t i = begin; i < end; i++) {
+        float *out = w->out + i * row;
+        memcpy(out, w->in + i * row, (size_t)row * sizeof *out);
+        for (int64_t head = 0; w->gain != NULL && head < w->heads; head++) {
+            km__norm_forward(out + head * width, out + head * width, &norm, config, width);
+        }
+        if (w->rope != NULL) {
+            km__rope_turn(out, w->rope, w->back->depth[i], w->heads, config);
+        }
+    }
+    return KM_OK;
+}
+
+static km_status turn_back_range(void *payload, int64_t begin, int64_t end, int worker,
+                                 km_error *err) {
+    (void)worker;
+    (void)err;
+    const turn_work *w = payload;
+    const km_config *config = &w->back->model->config;
+    const km_norm_weights norm = {w->gain, NULL};
+    const int64_t width = config->head_dim, row = w->heads * width;
+    for (int64_t i = begin; i < end; i++) {
+        float *d = w->out + i * row;
+        if (w->rope != NULL) {
+            km__rope_turn(d, w->rope, w->back->depth[i], w->heads, config);
+        }
+        for (int64_t head = 0; w->gain != NULL && head < w->heads; head++) {
+            const int64_t at = head * width;
+            km__norm_backward(d + at, d + at, w->in + i * row + at, &norm, config, width, false);
+        }
+    }
+    return KM_OK;
+}
+
+static km_status mlp_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)worker;
+    (void)err;
+    const km__back *back = payload;
+    const km_config *config = &back->model->config;
+    const int64_t width = config->d_ffn;
+    for (int64_t i = begin; i < end; i++) {
+        km__mlp_forward(back->s.hidden + i * width, back->s.pre + i * width,
+                        config->gated_mlp ? back->s.up + i * width : NULL, config->activation,
+                        width);
+    }
+    return KM_OK;
+}
+
+static km_status mlp_back_range(void *payload, int64_t begin, int64_t end, int worker,
+                                km_error *err) {
+    (void)worker;
+    (void)err;
+    const km__back *back = payload;
+    const km_config *config = &back->model->config;
+    const int64_t width = config->d_ffn;
+    for (int64_t i = begin; i < end; i++) {
+        km__mlp_backward(back->s.pre + i * width, config->gated_mlp ? back->s.up + i * width : NULL,
+                         back->s.dhidden + i * width, config->activation, width);
+    }
+    return KM_OK;
+}
+
+/* y (T, D) += x */
+static void add_rows(const km__back *back, float *y, const float *x) {
+    const int64_t n = back->n * back->model->config.d_model;
+    for (int64_t i = 0; i < n; i++) {
+        y[i] += x[i];
+    }
+}
+
+static void copy_rows(const km__back *back, float *y, const float *x) {
+    memcpy(y, x, (size_t)(back->n * back->model->config.d_model) * sizeof *y);
+}
+
+/* ---- the layer again ---- */
+
+typedef struct layer {
+    const km__back *back;
+    const km_layer_weights *w;
+    const float *x;     /* (T, D) resid_pre */
+    const float *mlp_x; /* (T, D) what the MLP reads */
+    int32_t index;
+} layer;
+
+static layer layer_at(const km__back *back, int32_t index) {
+    const km_config *config = &back->model->config;
+    layer l = {.back = back, .w = &back->model->weights.layers[index], .index = index};
+    l.x = back->resid + index * back->n * config->d_model;
+    const float *patched = km__kept_values(back, KM_POINT_MLP_INPUT, index);
+    l.mlp_x = patched != NULL ? patched : config->parallel_residual ? l.x : back->s.mid;
+    return l;
+}
+
+/* One of the three products attention starts with, and the points at both its ends. */
+typedef struct projection {
+    const km_matrix *w;
+    const float *bias, *gain;
+    float *out, *turned, *d;
+    km_point point, input;
+    int64_t heads;
+} projection;
+
+static projection projection_at(const layer *l, int which) {
+    const km__layer_state *s = &l->back->s;
+    const km_layer_weights *w = l->w;
+    const km_config *c = &l->back->model->config;
+    const projection all[3] = {
+        {&w->wq, w->bq, w->q_norm, s->q, s->qr, s->dq, KM_POINT_Q, KM_POINT_Q_INPUT, c->n_heads},
+        {&w->wk, w->bk, w->k_norm, s->k, s->kr, s->dk, KM_POINT_K, KM_POINT_K_INPUT, c->n_kv_heads},
+        {&w->wv, w->bv, NULL, s->v, NULL, s->dv, KM_POINT_V, KM_POINT_V_INPUT, c->n_kv_heads},
+    };
+    return all[which];
+}
+
+/* Heads whose inputs are patched read streams of their own. */
+static km_status project_heads(const layer *l, const projection *p, const float *inputs,
+                               km_error *err) {
+    const km__back *back = l->back;
+    const km_config *config = &back->model->config;
+    const int64_t d = config->d_model, width = config->head_dim;
+    for (int64_t head = 0; head < p->heads; head++) {
+        const km_matrix w = km_matrix_rows(p->w, head * width, width);
+        const float *bias = p->bias == NULL ? NULL : p->bias + head * width;
+        KM_TRY(norm_rows(back, back->s.h, inputs + head * d, p->heads * d, &l->w->attn_norm, err));
+        const km_linear_job job = {p->out + head * width, back->s.h, &w,     bias,
+                                   p->heads * width,      d,         back->n};
+        KM_TRY(km_linear_many(back->model->ctx, &job, 1, err));
+    }
+    return KM_OK;
+}
+
+static km_status project(const layer *l, const projection *p, km_error *err) {
+    const km__back *back = l->back;
+    const km_config *config = &back->model->config;
+    const int64_t row = p->heads * config->head_dim, d = config->d_model;
+    const float *inputs = km__kept_values(back, p->input, l->index);
+    if (inputs != NULL) {
+        KM_TRY(project_heads(l, p, inputs, err));
+    } else {
+        KM_TRY(norm_rows(back, back->s.h, l->x, d, &l->w->attn_norm, err));
+        const km_linear_job job = {p->out, back->s.h, p->w, p->bias, row, d, back->n};
+        KM_TRY(km_linear_many(back->model->ctx, &job, 1, err));
+    }
+    km__substitute(back, p->out, p->point, l->index, row);
+    if (p->turned == NULL) {
+        return KM_OK;
+    }
+    const km__rope *rope = &back->rope[km__is_windowed(config, l->index)];
+    turn_work work = {
+        back,    p->turned, p->out, p->gain, config->position == KM_POSITION_ROPE ? rope : NULL,
+        p->heads};
+    return km__over_rows(back, back->n, turn_range, &work, err);
+}
+
+static km_status attention_again(const layer *l, km_error *err) {
+    const km__back *back = l->back;
+    const km__layer_state *s = &back->s;
+    const km_config *config = &back->model->config;
+    const int64_t q = (int64_t)config->n_heads * config->head_dim, d = config->d_model;
+    for (int which = 0; which < 3; which++) {
+        const projection p = projection_at(l, which);
+        KM_TRY(project(l, &p, err));
+    }
+    KM_TRY(km__attention_again(back, l->index, err));
+    km__substitute(back, s->z, KM_POINT_ATTN_HEAD_OUT, l->index, q);
+    const km_linear_job job = {s->attn_branch, s->z, &l->w->wo, l->w->bo, d, q, back->n};
+    KM_TRY(km_linear_many(back->model->ctx, &job, 1, err));
+    if (config->post_norms) {
+        KM_TRY(norm_rows(back, s->mid, s->attn_branch, d, &l->w->attn_post_norm, err));
+    } else {
+        copy_rows(back, s->mid, s->attn_branch);
+    }
+    km__substitute(back, s->mid, KM_POINT_ATTN_OUT, l->index, d);
+    add_rows(back, s->mid, l->x);
+    if (!config->parallel_residual) {
+        km__substitute(back, s->mid, KM_POINT_RESID_MID, l->index, d);
+    }
+    return KM_OK;
+}
+
+static km_status mlp_again(const layer *l, km_error *err) {
+    const km__back *back = l->back;
+    const km__layer_state *s = &back->s;
+    const km_config *config = &back->model->config;
+    const km_layer_weights *w = l->w;
+    const int64_t f = config->d_ffn, d = config->d_model;
+    const bool gated = config->gated_mlp;
+    KM_TRY(norm_rows(back, s->h, l->mlp_x, d, &w->ffn_norm, err));
+    const km_linear_job in[2] = {
+        {s->pre, s->h, gated ? &w->w_gate : &w->w_up, gated ? w->b_gate : w->b_up, f, d, back->n},
+        {s->up, s->h, &w->w_up, w->b_up, f, d, back->n}};
+    KM_TRY(km_linear_many(back->model->ctx, in, gated ? 2 : 1, err));
+    km__substitute(back, s->pre, KM_POINT_MLP_PRE, l->index, f);
+    if (!config->post_norms) {
+        return KM_OK;
+    }
+    KM_TRY(km__over_rows(back, back->n, mlp_range, (void *)back, err));
+    km__substitute(back, s->hidden, KM_POINT_MLP_HIDDEN, l->index, f);
+    const km_linear_job out = {s->mlp_branch, s->hidden, &w->w_down, w->b_down, d, f, back->n};
+    return km_linear_many(back->model->ctx, &out, 1, err);
+}
+
+km_status km__layer_again(const km__back *back, int32_t index, km_error *err) {
+    const layer l = layer_at(back, index);
+    KM_TRY(attention_again(&l, err));
+    return mlp_again(&l, err);
+}
+
+/* ---- the way back ---- */
+
+/* What a branch adds to the stream: s.d from the derivative of what the branch computed. */
+static km_status branch_backward(const layer *l, km_point point, const float *branch,
+                                 const km_norm_weights *post_norm, km_error *err) {
+    const km__back *back = l->back;
+    km__pass_point(back, point, l->index, -1, back->s.d);
+    if (!back->model->config.post_norms) {
+        return KM_OK;
+    }
+    return norm_rows_backward(back, back->s.d, back->s.d, branch, back->model->config.d_model,
+                              post_norm, false, err);
+}
+
+/* s.h becomes the derivative of mlp_input, given that of the MLP's output in s.d. */
+static km_status mlp_backward(const layer *l, km_error *err) {
+    const km__back *back = l->back;
+    const km__layer_state *s = &back->s;
+    const km_config *config = &back->model->config;
+    const km_layer_weights *w = l->w;
+    const int64_t f = config->d_ffn, d = config->d_model, n = back->n;
+    km_ctx *ctx = back->model->ctx;
+    KM_TRY(branch_backward(l, KM_POINT_MLP_OUT, s->mlp_branch, &w->ffn_post_norm, err));
+    KM_TRY(km_linear_backward(ctx, s->dhidden, f, s->d, d, &w->w_down, n, false, err));
+    km__pass_point(back, KM_POINT_MLP_HIDDEN, l->index, -1, s->dhidden);
+    KM_TRY(km__over_rows(back, n, mlp_back_range, (void *)back, err));
+    km__pass_point(back, KM_POINT_MLP_PRE, l->index, -1, s->pre);
+    const km_matrix *pre_weights = config->gated_mlp ? &w->w_gate : &w->w_up;
+    KM_TRY(km_linear_backward(ctx, s->h, d, s->pre, f, pre_weights, n, false, err));
+    if (config->gated_mlp) {
+        KM_TRY(km_linear_backward(ctx, s->h, d, s->up, f, &w->w_up, n, true, err));
+    }
+    KM_TRY(norm_rows_backward(back, s->h, s->h, l->mlp_x, d, &w->ffn_norm, false, err));
+    km__pass_point(back, KM_POINT_MLP_INPUT, l->index, -1, s->h);
+    return KM_OK;
+}
+
+static km_status turn_back(const layer *l, const projection *p, km_error *err) {
+    const km__back *back = l->back;
+    const km_config *config = &back->model->config;
+    if (p->turned != NULL) {
+        const km__rope *rope = &back->rope_back[km__is_windowed(config, l->index)];
+        turn_work work = {
+            back,    p->d, p->out, p->gain, config->position == KM_POSITION_ROPE ? rope : NULL,
+            p->heads};
+        KM_TRY(km__over_rows(back, back->n, turn_back_range, &work, err));
+    }
+    km__pass_point(back, p->point, l->index, -1, p->d);
+    return KM_OK;
+}
+
+/* s.dx += the derivative of each head's input, one head after another. */
+static km_status inputs_backward(const layer *l, const projection *p, km_error *err) {
+    const km__back *back = l->back;
+    const km_config *config = &back->model->config;
+    const int64_t d = config->d_model, width = config->head_dim, row = p->heads * width;
+    const float *inputs = km__kept_values(back, p->input, l->index);
+    for (int32_t head = 0; head < p->heads; head++) {
+        const km_matrix w = km_matrix_rows(p->w, head * width, width);
+        const float *x = inputs == NULL ? l->x : inputs + head * d;
+        KM_TRY(km_linear_backward(back->model->ctx, back->s.h, d, p->d + head * width, row, &w,
+                                  back->n, false, err));
+        KM_TRY(norm_rows_backward(back, back->s.h, back->s.h, x, inputs == NULL ? d : p->heads * d,
+                                  &l->w->attn_norm, false, err));
+        km__pass_point(back, p->input, l->index, head, back->s.h);
+        add_rows(back, back->s.dx, back->s.h);
+    }
+    return KM_OK;
+}
+
+/* s.dx += the derivative of resid_pre through queries, keys and values. The norm they share is
+ * differentiated once for all whose inputs are not looked at head by head. */
+static km_status projections_backward(const layer *l, km_error *err) {
+    const km__back *back = l->back;
+    const int64_t d = back->model->config.d_model;
+    bool shared = false;
+    projection p[3];
+    for (int which = 0; which < 3; which++) {
+        p[which] = projection_at(l, which);
+        KM_TRY(turn_back(l, &p[which], err));
+    }
+    for (int which = 0; which < 3; which++) {
+        if (!km__is_concerned(back, p[which].input, l->index)) {
+            KM_TRY(km_linear_backward(back->model->ctx, back->s.h, d, p[which].d, p[which].w->rows,
+                                      p[which].w, back->n, shared, err));
+            shared = true;
+        }
+    }
+    if (shared) {
+        KM_TRY(
+            norm_rows_backward(back, back->s.dx, back->s.h, l->x, d, &l->w->attn_norm, true, err));
+    }
+    for (int which = 0; which < 3; which++) {
+        if (km__is_concerned(back, p[which].input, l->index)) {
+            KM_TRY(inputs_backward(l, &p[which], err));
+        }
+    }
+    return KM_OK;
+}
+
+/* s.d holds the derivative of what attention adds. */
+static km_status attention_backward(const layer *l, km_error *err) {
+    const km__back *back = l->back;
+    const km__layer_state *s = &back->s;
+    const km_config *config = &back->model->config;
+    const int64_t q = (int64_t)config->n_heads * config->head_dim;
+    KM_TRY(km_linear_backward(back->model->ctx, s->dz, q, s->d, config->d_model, &l->w->wo, back->n,
+                              false, err));
+    km__pass_point(back, KM_POINT_ATTN_HEAD_OUT, l->index, -1, s->dz);
+    KM_TRY(km__attention_backward(back, l->index, err));
+    KM_TRY(projections_backward(l, err));
+    km__pass_point(back, KM_POINT_RESID_PRE, l->index, -1, s->dx);
+    return KM_OK;
+}
+
+static km_status check_finite(const layer *l, km_error *err) {
+    const int64_t n = l->back->n * l->back->model->config.d_model;
+    if (!l->back->kernels->all_finite(l->back->s.dx, n)) {
+        return KM_SET(err, KM_ENUMERIC,
+                      "layer %d: derivatives of the residual stream are not finite", l->index);
+    }
+    return KM_OK;
+}
+
+km_status km__layer_backward(const km__back *back, int32_t index, bool attention, km_error *err) {
+    const layer l = layer_at(back, index);
+    const km__layer_state *s = &back->s;
+    const bool parallel = back->model->config.parallel_residual;
+    km__pass_point(back, KM_POINT_RESID_POST, index, -1, s->dx);
+    copy_rows(back, s->d, s->dx);
+    KM_TRY(mlp_backward(&l, err));
+    if (parallel) {
+        copy_rows(back, s->d, s->dx);
+    }
+    add_rows(back, s->dx, s->h);
+    if (!parallel) {
+        km__pass_point(back, KM_POINT_RESID_MID, index, -1, s->dx);
+        copy_rows(back, s->d, s->dx);
+    }
+    KM_TRY(branch_backward(&l, KM_POINT_ATTN_OUT, s->attn_branch, &l.w->attn_post_norm, err));
+    if (attention) {
+        KM_TRY(attention_backward(&l, err));
+    }
+    return check_finite(&l, err);
+}
