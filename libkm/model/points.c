@@ -40,8 +40,10 @@ static void list_names(char *out, size_t size) {
         if (at + n + 3 > size) {
             return;
         }
-        memcpy(out + at, i > 0 ? ", " : "", 3);
-        at += i > 0 ? 2 : 0;
+        if (i > 0) {
+            memcpy(out + at, ", ", 3);
+            at += 2;
+        }
         memcpy(out + at, NAMES[i], n + 1);
         at += n;
     }
