@@ -1,4 +1,4 @@
-/* build.c: from a specification to the tokenizer: checks, vocabulary, merges, added tokens, hash.
+/* build.c: from a specification to the tokenizer: checks, vocabulary, merges, added tokens.
  *
  * Every token has two spellings. Its key is what the merges work on: raw bytes for byte-level BPE
  * (the stored text read through the GPT-2 byte alphabet), marked text for SPM. Its surface is what
@@ -247,16 +247,7 @@ static km_status read_merge(km__merge *out, const km_tokenizer *t, char *room, k
     return KM_OK;
 }
 
-static void hash_number(km_sha256 *sha, int64_t value) {
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; i++) {
-        bytes[i] = (unsigned char)((uint64_t)value >> (8 * i));
-    }
-    km_sha256_update(sha, bytes, sizeof bytes);
-}
-
-static km_status build_merges(km_tokenizer *t, const km_tokenizer_spec *spec, km_sha256 *sha,
-                              km_error *err) {
+static km_status build_merges(km_tokenizer *t, const km_tokenizer_spec *spec, km_error *err) {
     if (spec->merges == NULL) {
         return KM_OK;
     }
@@ -265,14 +256,18 @@ static km_status build_merges(km_tokenizer *t, const km_tokenizer_spec *spec, km
         longest = spec->merges[i].n > longest ? spec->merges[i].n : longest;
     }
     void *room = NULL;
+    void *pairs = NULL;
     km_status status = KM_OK;
+    KM_TRY(km_alloc_array(&pairs, t->ctx, spec->n_merges, sizeof(uint64_t), err));
+    t->pairs = pairs;
+    t->n_pairs = spec->n_merges;
     KM_TRY(km__merge_table_init(&t->merges, t->ctx, spec->n_merges, err));
     KM_TRY(km_alloc(&room, t->ctx, longest, err));
     for (int64_t i = 0; i < spec->n_merges; i++) {
         km__merge merge;
         KM_GO(read_merge(&merge, t, room, spec->merges[i], i, err));
         KM_GO(km__merge_table_add(&t->merges, &merge, err));
-        hash_number(sha, (int64_t)((uint64_t)merge.left << 32 | (uint32_t)merge.right));
+        t->pairs[i] = (uint64_t)merge.left << 32 | (uint32_t)merge.right;
     }
 done:
     km_free(t->ctx, room);
@@ -287,8 +282,7 @@ static uint64_t falling(float score) {
     return (bits & 0x80000000u) != 0 ? bits : 0x7FFFFFFFu - bits;
 }
 
-static km_status build_priorities(km_tokenizer *t, const km_tokenizer_spec *spec, km_sha256 *sha,
-                                  km_error *err) {
+static km_status build_priorities(km_tokenizer *t, const km_tokenizer_spec *spec, km_error *err) {
     if (t->kind != KM_TOKENIZER_SPM || spec->merges != NULL) {
         return KM_OK;
     }
@@ -298,7 +292,6 @@ static km_status build_priorities(km_tokenizer *t, const km_tokenizer_spec *spec
     for (int64_t i = 0; i < t->n; i++) {
         bool blanks = is_blank_run(spec, i);
         t->priority[i] = blanks ? (uint64_t)i : AFTER_BLANKS + falling(spec->scores[i]);
-        hash_number(sha, (int64_t)t->priority[i]);
     }
     return KM_OK;
 }
@@ -356,54 +349,17 @@ static km_status build_set(km__added_set *set, const km_tokenizer *t, const km_t
     return km__added_set_index(set, err);
 }
 
-static void finish_hash(km_tokenizer *t, km_sha256 *sha) {
-    const int64_t facts[] = {t->kind,
-                             t->kind == KM_TOKENIZER_BPE ? (int64_t)t->pre : -1,
-                             t->bos,
-                             t->eos,
-                             t->unk,
-                             t->add_bos,
-                             t->n,
-                             t->prefix,
-                             t->ignore_merges};
-    for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
-        hash_number(sha, facts[i]);
-    }
-    if (t->nfc) { /* a tokenizer without it keeps the hash it had before this was read */
-        hash_number(sha, -2);
-    }
-    for (int64_t i = 0; i < t->late.n; i++) {
-        hash_number(sha, t->late.items[i].id);
-    }
-    for (int64_t i = 0; i < t->n; i++) {
-        km_slice key = km__strings_at(&t->keys, i);
-        km_slice surface = km__strings_at(&t->surface, i);
-        hash_number(sha, t->types[i]);
-        hash_number(sha, (int64_t)key.n);
-        km_sha256_update(sha, key.data, key.n);
-        hash_number(sha, (int64_t)surface.n);
-        km_sha256_update(sha, surface.data, surface.n);
-    }
-    unsigned char digest[32];
-    km_sha256_final(sha, digest);
-    km_sha256_hex(t->hash, digest);
-}
-
 static km_status build(km_tokenizer *t, const km_tokenizer_spec *spec, km_error *err) {
     void *types = NULL;
-    km_sha256 sha;
-    km_sha256_init(&sha);
     KM_TRY(km_alloc_array(&types, t->ctx, t->n, 1, err));
     t->types = types;
     KM_TRY(build_spellings(t, spec, err));
     build_byte_ids(t);
-    KM_TRY(build_merges(t, spec, &sha, err));
-    KM_TRY(build_priorities(t, spec, &sha, err));
+    KM_TRY(build_merges(t, spec, err));
+    KM_TRY(build_priorities(t, spec, err));
     build_blanks(t, spec);
     KM_TRY(build_set(&t->added, t, spec, false, err));
-    KM_TRY(build_set(&t->late, t, spec, true, err));
-    finish_hash(t, &sha);
-    return KM_OK;
+    return spec->late != NULL ? build_set(&t->late, t, spec, true, err) : KM_OK;
 }
 
 km_status km_tokenizer_new(km_tokenizer **out, km_ctx *ctx, const km_tokenizer_spec *spec,

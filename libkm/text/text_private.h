@@ -3,6 +3,8 @@
 #ifndef KM_TEXT_TEXT_PRIVATE_H
 #define KM_TEXT_TEXT_PRIVATE_H
 
+#include <stdatomic.h>
+
 #include "text/spec.h"
 
 /* ---- unicode.c: classes as `tokenizers` sees them, and tolerant decoding ---- */
@@ -149,6 +151,9 @@ struct km_tokenizer {
     size_t longest_blanks;  /* SPM: blanks in the longest token of blanks alone, 0: none */
     km__added_set added;    /* found in the text as it is */
     km__added_set late;     /* found after normalising, between those */
+    uint64_t *pairs;        /* (n_pairs) left << 32 | right of each merge, by rank; for the hash */
+    int64_t n_pairs;
+    atomic_int hash_state; /* hash.c: absent, being written, ready */
     char hash[65];
 };
 

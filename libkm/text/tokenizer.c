@@ -43,6 +43,7 @@ void km_tokenizer_free(km_tokenizer *tokenizer) {
     km__merge_table_clear(&tokenizer->merges, ctx);
     km_free(ctx, tokenizer->types);
     km_free(ctx, tokenizer->priority);
+    km_free(ctx, tokenizer->pairs);
     km_free(ctx, tokenizer->added.items);
     km_free(ctx, tokenizer->late.items);
     km_free(ctx, tokenizer);
@@ -216,8 +217,4 @@ bool km_tokenizer_is_special(const km_tokenizer *tokenizer, int32_t id) {
         return false;
     }
     return tokenizer->types[id] == KM_TOKEN_CONTROL || tokenizer->types[id] == KM_TOKEN_UNKNOWN;
-}
-
-const char *km_tokenizer_hash(const km_tokenizer *tokenizer) {
-    return tokenizer->hash;
 }
