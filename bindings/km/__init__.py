@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
+    from km import loss as loss
     from km import scores as scores
     from km import stats as stats
     from km._km import Context as Context
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from km.errors import NumericError as NumericError
     from km.errors import ShapeError as ShapeError
     from km.errors import UnsupportedError as UnsupportedError
+    from km.gradients import Gradients as Gradients
     from km.kb import ConflictWarning as ConflictWarning
     from km.kb import KnowledgeBase as KnowledgeBase
     from km.lens_batch import LogitLens as LogitLens
@@ -36,7 +38,11 @@ if TYPE_CHECKING:
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
+    from km.patching import Patch as Patch
+    from km.patching import patch as patch
     from km.picture import Picture as Picture
+    from km.prompts import Span as Span
+    from km.prompts import span as span
     from km.recall import Recall as Recall
     from km.recall import memorization as memorization
     from km.result import Result as Result
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
     from km.texts import Verbatim as Verbatim
     from km.texts import exposure as exposure
     from km.texts import verbatim as verbatim
+    from km.trace import Trace as Trace
+    from km.trace import TracePlan as TracePlan
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -61,16 +69,21 @@ _PLACES = {
     "Error": "errors",
     "ExposureResult": "texts",
     "FormatError": "errors",
+    "Gradients": "gradients",
     "KnowledgeBase": "kb",
     "LogitLens": "lens_batch",
     "Model": "model",
     "NotFoundError": "errors",
     "NumericError": "errors",
+    "Patch": "patching",
     "Picture": "picture",
     "Recall": "recall",
     "Result": "result",
     "ShapeError": "errors",
+    "Span": "prompts",
     "Table": "table",
+    "Trace": "trace",
+    "TracePlan": "trace",
     "Verbatim": "texts",
     "Verification": "verification",
     "UnsupportedError": "errors",
@@ -81,9 +94,12 @@ _PLACES = {
     "load": "model",
     "models": "model",
     "logit_lens": "lens_batch",
+    "loss": "",
     "memorization": "recall",
+    "patch": "patching",
     "power": "comparison",
     "scores": "",
+    "span": "prompts",
     "stats": "",
     "validate": "datasets",
     "verbatim": "texts",

@@ -260,6 +260,15 @@ def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:
     """Each named point in the order of the pass: (name, whether the model has it, whether there is
     one a layer, heads, width); heads is 1 without a head axis, width 0 stands for positions."""
 
+def trace_point(name: str) -> bool:
+    """Whether there is one a layer of the named point.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such point; the message lists them.
+    """
+
 def trace_run(
     model: Model,
     ids: Buffer,

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,13 @@ from km.table import Table
 if TYPE_CHECKING:
     import numpy as np
 
+    from km.gradients import Gradients
     from km.lens import LensResult
+    from km.loss import Loss
+    from km.patching import Patches
+    from km.points import Choice
+    from km.prompts import Positions, Text
+    from km.trace import Trace, TracePlan
 
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
 
@@ -175,8 +181,14 @@ class Model:
 
     # ---- the forward pass ----
 
-    def logprobs(self, ids: Ids) -> np.ndarray[Any, Any]:
+    def logprobs(self, ids: Ids, *, patches: Patches = ()) -> np.ndarray[Any, Any]:
         """log p(ids[t] | ids[:t]) for t = 1..T-1.
+
+        Parameters
+        ----------
+        ids : sequence of int
+        patches : sequence of Patch
+            What the run is made to compute differently; see :func:`km.patch`.
 
         Returns
         -------
@@ -184,10 +196,14 @@ class Model:
         """
         import numpy as np
 
+        if patches:
+            from km.trace import run_logprobs
+
+            return run_logprobs(self, ids, "logprobs", patches)
         return np.asarray(self._model.logprobs(as_ids(ids)))
 
-    def next_logprobs(self, ids: Ids) -> np.ndarray[Any, Any]:
-        """log p(. | ids) over the vocabulary.
+    def next_logprobs(self, ids: Ids, *, patches: Patches = ()) -> np.ndarray[Any, Any]:
+        """log p(. | ids) over the vocabulary; parameters as of :meth:`logprobs`.
 
         Returns
         -------
@@ -195,7 +211,99 @@ class Model:
         """
         import numpy as np
 
+        if patches:
+            from km.trace import run_logprobs
+
+            return run_logprobs(self, ids, "next_logprobs", patches)
         return np.asarray(self._model.next_logprobs(as_ids(ids)))
+
+    def trace(
+        self,
+        texts: Text | Sequence[Text],
+        read: str | Sequence[str],
+        *,
+        layers: Choice = None,
+        heads: Choice = None,
+        positions: Positions = "all",
+        patches: Patches = (),
+        bos: bool | None = None,
+    ) -> Trace:
+        """Activations of one forward pass: ``with model.trace(text, "resid_post") as t: ...``.
+
+        Parameters
+        ----------
+        texts : str, bytes, token ids, or a list of them
+            All texts are computed in one pass, what they share at their beginnings once.
+        read : str or sequence of str
+            Points (docs/trace.md lists them), "logprobs" (of each text's tokens after the first) or
+            "next_logprobs" (over the vocabulary, after the positions read).
+        layers, heads : int, slice or sequence of int, optional
+            None: all. Each keeps its axis.
+        positions : "last", "all", int, slice, sequence of int, or :func:`km.span`
+            Negative ones count from the end of each text; a list with an entry a text says each.
+        patches : sequence of Patch
+            What the run is made to compute differently; see :func:`km.patch`.
+        bos : bool, optional
+            As in :meth:`encode`.
+
+        Raises
+        ------
+        NotFoundError
+            No such point in this architecture; the message lists those there are.
+        MemoryError
+            The arrays do not fit into what is available; ``trace.plan.nbytes`` says their size
+            before the run.
+        """
+        from km.trace import Trace, TracePlan
+
+        return Trace(TracePlan(self, texts, read, layers, heads, positions, patches, bos))
+
+    def plan_trace(
+        self,
+        texts: Text | Sequence[Text],
+        read: str | Sequence[str],
+        *,
+        layers: Choice = None,
+        heads: Choice = None,
+        positions: Positions = "all",
+        patches: Patches = (),
+        bos: bool | None = None,
+    ) -> TracePlan:
+        """What :meth:`trace` would keep, with shapes and bytes; parameters as there."""
+        from km.trace import TracePlan
+
+        return TracePlan(self, texts, read, layers, heads, positions, patches, bos)
+
+    def gradients(
+        self,
+        texts: Text | Sequence[Text],
+        loss: Loss,
+        read: str | Sequence[str],
+        *,
+        layers: Choice = None,
+        heads: Choice = None,
+        positions: Positions = "all",
+        patches: Patches = (),
+        bos: bool | None = None,
+    ) -> Gradients:
+        """Derivatives of a loss with respect to activations, from one forward and backward pass.
+
+        Parameters
+        ----------
+        loss : Loss
+            Made by the functions of :mod:`km.loss`; each text has its own.
+        texts, read, layers, heads, positions, patches, bos
+            As in :meth:`trace`. Where a point is patched, the derivative is with respect to the
+            patched value.
+
+        Returns
+        -------
+        Gradients
+            Arrays as those of a trace; ``.loss`` holds the value of each text.
+        """
+        from km.gradients import run_gradients
+
+        return run_gradients(self, texts, loss, read, layers, heads, positions, patches, bos)
 
     def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
         """What each layer would say next, read through the model's own norm and unembedding.

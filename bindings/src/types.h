@@ -13,6 +13,7 @@ extern PyType_Spec km_py_array_spec, km_py_table_spec, km_py_context_spec, km_py
 extern PyMethodDef km_py_core_methods[];
 extern PyMethodDef km_py_kb_methods[];
 extern PyMethodDef km_py_stats_methods[];
+extern PyMethodDef km_py_trace_methods[];
 extern PyMethodDef km_py_interpretability_methods[];
 extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
