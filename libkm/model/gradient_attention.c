@@ -14,6 +14,7 @@ typedef struct head_work {
     const km__back *back;
     int32_t layer;
     bool backward;
+    bool sees_scores, sees_pattern; /* a gradient or a patch concerns them */
     /* What patches made of scores and patterns, (T, H, P) each, or NULL. */
     const float *kept_scores, *kept_pattern;
 } head_work;
@@ -96,9 +97,13 @@ static void scores_backward(const head_state *h) {
     float *d = h->d + h->low;
     memset(h->d + h->low + h->n, 0, (size_t)(all - h->low - h->n) * sizeof *d);
     memset(h->d, 0, (size_t)h->low * sizeof *d);
-    km__pass_row(h->back, KM_POINT_ATTN_PATTERN, h->work->layer, h->node, h->head, h->d, all);
+    if (h->work->sees_pattern) {
+        km__pass_row(h->back, KM_POINT_ATTN_PATTERN, h->work->layer, h->node, h->head, h->d, all);
+    }
     km__softmax_backward(d, h->raw, h->n);
-    km__pass_row(h->back, KM_POINT_ATTN_SCORES, h->work->layer, h->node, h->head, h->d, all);
+    if (h->work->sees_scores) {
+        km__pass_row(h->back, KM_POINT_ATTN_SCORES, h->work->layer, h->node, h->head, h->d, all);
+    }
     if (config->attn_softcap > 0.0f) {
         km__softcap_backward(d, h->scores, config->attn_softcap, h->n);
     }
@@ -136,7 +141,7 @@ static km_status head_range(void *payload, int64_t begin, int64_t end, int worke
     head_state h = {.work = work, .back = back};
     h.q_stride = config->n_heads * width;
     h.kv_stride = config->n_kv_heads * width;
-    h.window = km__is_windowed(config, work->layer) ? config->sliding_window : positions;
+    h.window = km__has_window(config, work->layer) ? config->sliding_window : positions;
     h.path = back->paths + worker * positions;
     h.scores = scratch;
     h.raw = scratch + positions;
@@ -159,6 +164,8 @@ static km_status head_range(void *payload, int64_t begin, int64_t end, int worke
 
 static km_status over_heads(const km__back *back, int32_t layer, bool backward, km_error *err) {
     head_work work = {.back = back, .layer = layer, .backward = backward};
+    work.sees_scores = km__is_concerned(back, KM_POINT_ATTN_SCORES, layer);
+    work.sees_pattern = km__is_concerned(back, KM_POINT_ATTN_PATTERN, layer);
     work.kept_scores = km__kept_values(back, KM_POINT_ATTN_SCORES, layer);
     work.kept_pattern = km__kept_values(back, KM_POINT_ATTN_PATTERN, layer);
     return km_parallel_for(back->model->ctx, back->model->config.n_heads, 1, head_range, &work,

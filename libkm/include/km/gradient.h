@@ -45,6 +45,35 @@ KM_API KM_NODISCARD km_status km_model_gradients(const km_model *model,
  */
 KM_API int64_t km_model_gradients_bytes(const km_model *model, int64_t n_tokens, int64_t n_rows);
 
+/* ---- losses over chosen tokens ---- */
+
+typedef enum km_target_kind {
+    KM_TARGET_LOGIT = 0,
+    KM_TARGET_LOGPROB, /* nats */
+    KM_TARGET_PROB
+} km_target_kind;
+
+/* Token `id` after the row `row` of the request enters the loss with a weight. */
+typedef struct km_target {
+    int64_t row;
+    int32_t id;
+    double weight;
+} km_target;
+
+/* The payload of km_target_loss_row: the loss of a row is the sum of weight times logit,
+ * log-probability or probability of its targets. */
+typedef struct km_target_loss {
+    const km_model *model;
+    km_target_kind kind;
+    const km_target *targets; /* (n_targets), rows rising; a row without any has loss 0 */
+    int64_t n_targets;
+    double *losses; /* (n_rows) out */
+} km_target_loss;
+
+/* A km_loss_fn over a km_target_loss. KM_ERANGE for an id outside the vocabulary. */
+KM_API KM_NODISCARD km_status km_target_loss_row(void *payload, int64_t index, float *row,
+                                                 int64_t vocab, km_error *err);
+
 #ifdef __cplusplus
 }
 #endif
