@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from km.recall import Recall as Recall
     from km.recall import memorization as memorization
     from km.result import Result as Result
+    from km.score import ScoreResult as ScoreResult
     from km.table import Table as Table
     from km.texts import ExposureResult as ExposureResult
     from km.texts import Verbatim as Verbatim
@@ -79,6 +80,7 @@ _PLACES = {
     "Picture": "picture",
     "Recall": "recall",
     "Result": "result",
+    "ScoreResult": "score",
     "ShapeError": "errors",
     "Span": "prompts",
     "Table": "table",

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from km.loss import Loss
     from km.patching import Patches
     from km.points import Choice
+    from km.progress import Progress
     from km.prompts import Positions, Text
+    from km.score import Boundary, ScoreResult
     from km.trace import Trace, TracePlan
 
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
@@ -304,6 +306,63 @@ class Model:
         from km.gradients import run_gradients
 
         return run_gradients(self, texts, loss, read, layers, heads, positions, patches, bos)
+
+    def score(
+        self,
+        prompts: str | Ids | Sequence[str | Ids],
+        candidates: Sequence[str | Ids] | Sequence[Sequence[str | Ids]],
+        *,
+        boundary: Boundary = "blank",
+        bos: bool | None = None,
+        special: bool = False,
+        batch_tokens: int | None = None,
+        progress: Progress = None,
+    ) -> ScoreResult:
+        """Log-probabilities of whole continuations of prompts.
+
+        Common beginnings are computed once. Results have the same bits for any number of threads,
+        batch size, order and company of other pairs.
+
+        Parameters
+        ----------
+        prompts : str, token ids, or a sequence of these
+        candidates : sequence of str or token ids, or one such sequence a prompt
+            A single sequence holds for every prompt. Candidates given as ids are scored as they
+            are.
+        boundary : {"blank", "none", "lm_eval"}
+            How a candidate's text is joined to the prompt's. "blank": one blank is put between them
+            where neither brings a blank, tab or line break, and the continuation is encoded by
+            itself. "none": the same without that blank. "lm_eval": blanks at the prompt's end move
+            into the continuation, both are encoded as one text, and the ids are split at the length
+            of the encoded prompt; an empty prompt becomes the bos (or eos) token.
+        bos : bool, optional
+            Put the beginning-of-sequence token before each prompt; None: what the model file says.
+        special : bool
+            Treat special tokens written in the texts as those tokens.
+        batch_tokens : int, optional
+            Distinct tokens a forward pass; default up to 2048, as memory allows.
+        progress : bool or callable, optional
+
+        Returns
+        -------
+        ScoreResult
+            One row a (prompt, candidate), in order.
+
+        Raises
+        ------
+        ArgumentError
+            A prompt or candidate without tokens, or a pair that does not fit into the model's
+            context. Nothing is ever cut.
+
+        Examples
+        --------
+        >>> import km
+        >>> model = km.load()                                              # doctest: +SKIP
+        >>> model.score("The capital of France is", ["Paris", "London"])   # doctest: +SKIP
+        """
+        from km.score import run_score
+
+        return run_score(self, prompts, candidates, boundary, bos, special, batch_tokens, progress)
 
     def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
         """What each layer would say next, read through the model's own norm and unembedding.
