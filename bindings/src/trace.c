@@ -56,7 +56,7 @@ static bool read_rows(km_args *in, trace_job *job) {
     for (int64_t i = 0; job->nodes != NULL && i < n; i++) {
         const int64_t *row = (const int64_t *)job->rows.data + i * ROW_COLUMNS;
         job->nodes[i] = row[ROW_NODE];
-        if (row[ROW_OFFSET] > job->n_block - vocab) {
+        if (row[ROW_OFFSET] >= 0 && row[ROW_OFFSET] > job->n_block - vocab) {
             return refuse(in, "rows", i);
         }
     }
