@@ -58,11 +58,20 @@ static inline vfloat v_set(float x) {
 
 /* The first n (< LANES) elements of p, the others `fill`. */
 static inline vfloat v_load_part(const float *p, int64_t n, float fill) {
+#if defined(__AVX512F__)
+    return (vfloat)_mm512_mask_loadu_ps((__m512)v_set(fill), (__mmask16)((1U << n) - 1U), p);
+#elif defined(__AVX2__)
+    const vint lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    const vint there = lane < (int32_t)n;
+    return (vfloat)_mm256_blendv_ps((__m256)v_set(fill), _mm256_maskload_ps(p, (__m256i)there),
+                                    (__m256)there);
+#else
     float lanes[LANES];
     for (int i = 0; i < LANES; i++) {
         lanes[i] = i < n ? p[i] : fill;
     }
     return v_load(lanes);
+#endif
 }
 
 static inline void v_store_part(float *p, vfloat v, int64_t n) {
