@@ -101,7 +101,7 @@ class LogitLens(Result):
         """The picture :func:`km.draw.survival` makes of it."""
         from km.draw import survival
 
-        return survival(self, **options)
+        return survival(self, **{"over": "the vocabulary", **options})
 
 
 def lead_rows(table: Table, n_layers: int) -> list[dict[str, Any]]:

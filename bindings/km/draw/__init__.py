@@ -1,4 +1,4 @@
-"""Pictures of what was measured: `taxonomy`, `recall`, `lens` and `survival` return a `km.Picture`.
+"""Pictures of what was measured; each function returns a `km.Picture`.
 
 Each takes plain Python data, or the km object that holds it. Every picture names its scale and its
 n, uses colours that stay apart for colour-blind readers, and is legible on light and dark grounds.
@@ -6,9 +6,10 @@ n, uses colours that stay apart for colour-blind readers, and is legible on ligh
 
 from __future__ import annotations
 
+from km.draw._causal_trace import causal_trace
 from km.draw._lens import lens
 from km.draw._recall import recall
 from km.draw._survival import survival
 from km.draw._taxonomy import taxonomy
 
-__all__ = ["lens", "recall", "survival", "taxonomy"]
+__all__ = ["causal_trace", "lens", "recall", "survival", "taxonomy"]

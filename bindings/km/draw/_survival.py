@@ -61,7 +61,12 @@ def _draw_layers(graph: Graph, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def survival(
-    source: Any, *, title: str = "", provenance: str | None = None, theme: str = "auto"
+    source: Any,
+    *,
+    title: str = "",
+    over: str = "the candidates'",
+    provenance: str | None = None,
+    theme: str = "auto",
 ) -> Picture:
     """Draw, layer by layer, the share of answers that do not lead for good yet.
 
@@ -71,6 +76,8 @@ def survival(
         One row a layer: layer, not_leading, n; for random weights random_init, n_random_init.
     title : str
         Default: "Answers not yet leading, by layer".
+    over : str
+        What an answer has to lead.
     provenance : str, optional
         Footnote: model, precision, date; None: from the result.
     theme : {"auto", "light", "dark"}
@@ -87,7 +94,7 @@ def survival(
     rows = _rows(source)
     shown = visible(title or "Answers not yet leading, by layer")
     n, n_random = rows[0].get("n"), rows[0].get("n_random_init")
-    subtitle = "Share of answers whose first token does not lead the candidates' from this layer on"
+    subtitle = f"Share of answers whose first token does not lead {over} from this layer on"
     subtitle += f", n = {n:,}" if n is not None else ""
     subtitle += f"; random weights n = {n_random:,}." if n_random is not None else "."
     graph = Graph("fixed", shown, subtitle, subtitle, footnote(source, provenance))

@@ -163,7 +163,8 @@ def integrated_gradients(activation: ArrayLike, gradients: ArrayLike) -> NDArray
     slopes = np.asarray(gradients, dtype=np.float64)
     if slopes.ndim != w.ndim + 1 or slopes.shape[1:] != w.shape or not len(slopes):
         raise ShapeError(f"gradients {slopes.shape} are not (m, *{w.shape})")
-    return w * slopes.mean(axis=0)
+    result: NDArray[np.float64] = w * slopes.mean(axis=0)
+    return result
 
 
 def neuron_triplets(attribution: ArrayLike, ratio: float = 0.1) -> list[Triplet]:
