@@ -200,7 +200,10 @@ km_status km_gguf_get_ints(const km_gguf *gguf, const char *key, int64_t *out, i
     KM_TRY(find_array(&entry, gguf, key, n, err));
     size_t size = km__gguf_type_size(entry->element);
     for (int64_t i = 0; i < n; i++) {
-        if (!load_int(&out[i], entry->element, entry->data + (size_t)i * size)) {
+        const unsigned char *p = entry->data + (size_t)i * size;
+        if (entry->element == KM_GGUF_BOOL) {
+            out[i] = *p;
+        } else if (!load_int(&out[i], entry->element, p)) {
             return wrong_type(entry, "an array of integers below 2^63", err);
         }
     }

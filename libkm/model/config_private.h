@@ -25,13 +25,14 @@ KM_NODISCARD km_status km__config_check(const km_config *config, km_error *err);
 void km__config_set_name(km_config *config, const char *name, size_t n);
 /* Give every layer but each `pattern`-th the sliding window; pattern 0: every layer. */
 void km__config_set_windows(km_config *config, int32_t pattern);
-/* What every model of an architecture has in common: activation, norms, rotary pairs. */
-void km__config_set_llama(km_config *config);
-void km__config_set_gemma3(km_config *config);
+/* What every model of an architecture has in common: norms, activation, biases, positions. Needs
+ * d_model and head_dim; the caller then changes what its file says otherwise. */
+void km__config_set_arch(km_config *config, const char *arch);
 /* The scaling of rotary positions by kind: "default" or "none" gives 1, "linear" `factor`. */
 KM_NODISCARD km_status km__config_set_rope_scaling(km_config *config, const char *kind, size_t n,
                                                    double factor, const char *field, km_error *err);
 /* Names of the architectures km knows, for messages. */
-#define KM_KNOWN_ARCHITECTURES "llama (Llama, SmolLM2) and gemma3"
+#define KM_KNOWN_ARCHITECTURES                                                                     \
+    "gpt2, llama (Llama, SmolLM2, Mistral), qwen2, qwen3, gemma2, gemma3 and gptneox (Pythia)"
 
 #endif

@@ -72,32 +72,73 @@ static int64_t window_period(const km_config *c) {
     return period;
 }
 
+/* Later fields enter only where they differ from a plain Llama model's, so that fingerprints made
+ * before there was such a field hold. */
+static void hash_int_unless(km_sha256 *sha, const char *name, int64_t value, int64_t plain) {
+    if (value != plain) {
+        hash_int(sha, name, value);
+    }
+}
+
+static void hash_real_unless(km_sha256 *sha, const char *name, double value, double plain) {
+    if (value != plain) {
+        hash_real(sha, name, value);
+    }
+}
+
+/* Windows in no regular order, a digit a layer. */
+static void hash_windows(km_sha256 *sha, const km_config *c) {
+    if (window_period(c) != -1) {
+        return;
+    }
+    km_sha256_update(sha, "windowed=", 9);
+    for (int32_t i = 0; i < c->n_layers; i++) {
+        km_sha256_update(sha, c->windowed[i] ? "1" : "0", 1);
+    }
+    km_sha256_update(sha, "\n", 1);
+}
+
 /* Fields in alphabetical order. */
 static void hash_config(km_sha256 *sha, const km_config *c) {
     char line[96];
     int n = snprintf(line, sizeof(line), "activation=%d\narch=%s\n", (int)c->activation, c->arch);
     km_sha256_update(sha, line, (size_t)n);
+    hash_int_unless(sha, "attn_out_bias", c->attn_out_bias, false);
     hash_real(sha, "attn_scale", (double)c->attn_scale);
+    hash_real_unless(sha, "attn_softcap", (double)c->attn_softcap, 0.0);
     hash_int(sha, "context_length", c->context_length);
     hash_int(sha, "d_ffn", c->d_ffn);
     hash_int(sha, "d_model", c->d_model);
     hash_real(sha, "embed_scale", (double)c->embed_scale);
+    hash_real_unless(sha, "final_softcap", (double)c->final_softcap, 0.0);
+    hash_int_unless(sha, "gated_mlp", c->gated_mlp, true);
     hash_int(sha, "head_dim", c->head_dim);
+    hash_int_unless(sha, "mlp_bias", c->mlp_bias, false);
     hash_int(sha, "n_heads", c->n_heads);
     hash_int(sha, "n_kv_heads", c->n_kv_heads);
     hash_int(sha, "n_layers", c->n_layers);
+    hash_int_unless(sha, "norm", (int64_t)c->norm, KM_NORM_RMS);
     hash_real(sha, "norm_eps", c->norm_eps);
     hash_real(sha, "norm_offset", (double)c->norm_offset);
+    hash_int_unless(sha, "parallel_residual", c->parallel_residual, false);
+    hash_int_unless(sha, "position", (int64_t)c->position, KM_POSITION_ROPE);
     hash_int(sha, "post_norms", c->post_norms);
     hash_int(sha, "qk_norm", c->qk_norm);
+    hash_int_unless(sha, "qkv_bias", c->qkv_bias, false);
     hash_real(sha, "rope_base", c->rope_base);
     hash_real(sha, "rope_base_local", c->rope_base_local);
+    hash_real_unless(sha, "rope_factor", c->rope_factor, 0.0);
+    hash_real_unless(sha, "rope_high_freq_factor", c->rope_high_freq_factor, 0.0);
     hash_real(sha, "rope_linear_scale", c->rope_linear_scale);
+    hash_real_unless(sha, "rope_low_freq_factor", c->rope_low_freq_factor, 0.0);
+    hash_int_unless(sha, "rope_original_context", c->rope_original_context, 0);
     hash_int(sha, "rope_pairs", (int64_t)c->rope_pairs);
+    hash_int_unless(sha, "rotary_dim", c->rotary_dim, c->head_dim);
     hash_int(sha, "sliding_pattern", window_period(c));
     hash_int(sha, "sliding_window", c->sliding_window);
     hash_int(sha, "tied_embeddings", c->tied_embeddings);
     hash_int(sha, "vocab_size", c->vocab_size);
+    hash_windows(sha, c);
 }
 
 /* ---- tensors ---- */
@@ -175,6 +216,16 @@ done:
     return status;
 }
 
+/* A control keeps the rope factors that a GGUF file holds as a tensor. */
+static void hash_factors(km_sha256 *sha, const km_model *model) {
+    const km_config *c = &model->config;
+    for (int32_t i = 0;
+         model->weights.rope_factors != NULL && c->rope_factor == 0.0 && i < c->rotary_dim / 2;
+         i++) {
+        hash_real(sha, "rope_frequency", (double)model->weights.rope_factors[i]);
+    }
+}
+
 static km_status compute(char out[65], const km_model *model, km_error *err) {
     km_sha256 sha;
     unsigned char digest[DIGEST];
@@ -187,6 +238,7 @@ static km_status compute(char out[65], const km_model *model, km_error *err) {
         int n = snprintf(line, sizeof(line), "initialiser=%d\nseed=%" PRIu64 "\n",
                          KM_INITIALISER_VERSION, model->random_seed);
         km_sha256_update(&sha, line, (size_t)n);
+        hash_factors(&sha, model);
     }
     km_sha256_final(&sha, digest);
     km_sha256_hex(out, digest);

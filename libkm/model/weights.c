@@ -1,5 +1,5 @@
-/* weights.c: find a model's tensors in its container. Matrices are used as they are stored; gains
- * and biases, and float32 matrices at addresses no float may have, are converted. */
+/* weights.c: find a model's tensors in its container. Matrices are used as they are stored;
+ * what cannot be is copied (weights_copy.c). */
 #include "model/weights_private.h"
 
 #include <inttypes.h>
@@ -9,60 +9,56 @@
 
 /* ---- finding ---- */
 
-/* What stands before "embed_tokens.weight": text-only folders, then the two generations of Gemma 3
- * with images. */
-static const char *find_prefix(const km_container *container) {
-    static const char *const PREFIXES[] = {"model.", "language_model.model.",
-                                           "model.language_model."};
-    for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++) {
-        char name[64];
-        (void)snprintf(name, sizeof(name), "%sembed_tokens.weight", PREFIXES[i]);
-        if (km_container_find(container, name) != NULL) {
-            return PREFIXES[i];
-        }
+/* "(3, 4)" */
+static void write_shape(char *out, size_t size, const int64_t *dims, int n_dims) {
+    int n = snprintf(out, size, "(");
+    for (int i = 0; i < n_dims; i++) {
+        n += snprintf(out + n, size - (size_t)n, "%s%" PRId64, i > 0 ? ", " : "", dims[i]);
     }
-    return PREFIXES[0];
+    (void)snprintf(out + n, size - (size_t)n, ")");
 }
 
 static km_status check_shape(const km_weight_slot *slot, km_error *err) {
     const km_tensor_info *info = slot->info;
-    bool matrix = slot->n_dims == 2;
-    bool fits = info->n_dims == slot->n_dims && info->dims[info->n_dims - 1] == slot->cols &&
-                (!matrix || info->dims[0] == slot->rows);
+    const km_weight_rows *rows = &slot->source;
+    const int64_t wanted[2] = {rows->transposed ? slot->cols : rows->n_rows,
+                               rows->transposed ? rows->n_rows : slot->cols};
+    bool fits = info->n_dims == slot->n_dims && info->dims[0] == wanted[0] &&
+                (slot->n_dims == 1 || info->dims[1] == wanted[1]);
     if (fits) {
         return KM_OK;
     }
-    char given[96];
-    int n = 0;
-    for (int i = 0; i < info->n_dims; i++) {
-        n += snprintf(given + n, sizeof(given) - (size_t)n, "%s%" PRId64, i > 0 ? ", " : "",
-                      info->dims[i]);
-    }
-    if (info->n_dims == 0) {
-        given[0] = '\0';
-    }
-    if (matrix) {
-        return KM_SET(err, KM_EFORMAT,
-                      "tensor '%s' has shape (%s), the configuration needs (%" PRId64 ", %" PRId64
-                      ")",
-                      slot->name, given, slot->rows, slot->cols);
-    }
-    return KM_SET(err, KM_EFORMAT,
-                  "tensor '%s' has shape (%s), the configuration needs (%" PRId64 ")", slot->name,
-                  given, slot->cols);
+    char given[96], needed[96];
+    write_shape(given, sizeof(given), info->dims, info->n_dims);
+    write_shape(needed, sizeof(needed), wanted, slot->n_dims);
+    return KM_SET(err, KM_EFORMAT, "tensor '%s' has shape %s, the configuration needs %s",
+                  slot->name, given, needed);
+}
+
+/* Matrices whose rows follow each other, at an address their numbers may have, and float32
+ * vectors. */
+static bool usable_in_place(const km_weight_slot *slot) {
+    const km_dtype dtype = slot->info->dtype;
+    const size_t alignment = dtype == KM_F32                       ? _Alignof(float)
+                             : dtype == KM_F16 || dtype == KM_BF16 ? _Alignof(uint16_t)
+                                                                   : 1;
+    return (slot->matrix != NULL || dtype == KM_F32) && !slot->source.transposed &&
+           slot->source.stride == 0 && (uintptr_t)slot->info->data % alignment == 0;
 }
 
 static km_status find_tensors(km_weight_plan *plan, const km_container *container, km_error *err) {
     for (int64_t i = 0; i < plan->n; i++) {
         km_weight_slot *slot = &plan->slots[i];
+        if (slot->name[0] == '\0') {
+            continue; /* factors, to be computed */
+        }
         slot->info = km_container_find(container, slot->name);
         if (slot->info == NULL) {
             return KM_SET(err, KM_EFORMAT, "tensor '%s' is missing", slot->name);
         }
         KM_TRY(check_shape(slot, err));
-        bool aligned = (uintptr_t)slot->info->data % _Alignof(float) == 0;
-        bool in_place = slot->info->dtype == KM_F32 ? aligned : slot->matrix != NULL;
-        slot->offset = in_place ? -1 : 0;
+        slot->dtype = slot->matrix != NULL ? slot->info->dtype : KM_F32;
+        slot->offset = usable_in_place(slot) ? -1 : 0;
     }
     return KM_OK;
 }
@@ -71,12 +67,6 @@ static int compare_infos(const void *a, const void *b) {
     uintptr_t x = (uintptr_t)*(const km_tensor_info *const *)a;
     uintptr_t y = (uintptr_t)*(const km_tensor_info *const *)b;
     return (x > y) - (x < y);
-}
-
-/* Tensors that a folder may hold and the language model does not use. */
-static bool is_ignored(const char *name) {
-    return strstr(name, "rotary_emb.inv_freq") != NULL || strstr(name, "vision_tower.") != NULL ||
-           strstr(name, "multi_modal_projector.") != NULL;
 }
 
 /* A folder may repeat a tied embedding as lm_head; only the same bytes mean the same model. */
@@ -88,7 +78,8 @@ static bool repeats_embedding(const km_weight_plan *plan, const km_tensor_info *
 
 /* A tensor nobody asked for (a bias, an adapter, an expert) would change the numbers: refuse. */
 static km_status check_unused(const km_weight_plan *plan, const km_config *config,
-                              const km_container *container, km_error *err) {
+                              const km_weight_naming *naming, const km_container *container,
+                              km_error *err) {
     km_status status = KM_OK;
     const km_tensor_info **used = NULL;
     KM_GO(km_alloc_array((void **)&used, plan->ctx, plan->n, sizeof(*used), err));
@@ -99,7 +90,7 @@ static km_status check_unused(const km_weight_plan *plan, const km_config *confi
     for (int64_t i = 0; i < km_container_n_tensors(container); i++) {
         const km_tensor_info *info = km_container_tensor(container, i);
         if (bsearch(&info, used, (size_t)plan->n, sizeof(*used), compare_infos) == NULL &&
-            !is_ignored(info->name) &&
+            !km__weight_is_ignored(naming, info) &&
             !(config->tied_embeddings && repeats_embedding(plan, info))) {
             KM_FAIL(
                 err, KM_EUNSUPPORTED,
@@ -113,57 +104,16 @@ done:
     return status;
 }
 
-/* ---- converting ---- */
-
-typedef struct conversion {
-    float *storage;
-    km_weight_range *ranges;
-} conversion;
-
-static km_status convert_range(const conversion *work, const km_weight_range *part, km_error *err) {
-    const km_weight_slot *slot = part->slot;
-    const km_dtype_traits *traits = km_dtype_get(slot->info->dtype);
-    const int64_t n = part->end - part->begin;
-    const unsigned char *source = slot->info->data;
-    float *target = work->storage + slot->offset + part->begin;
-    source += part->begin / traits->block_elements * traits->block_bytes;
-    traits->to_f32(target, source, n);
-    if (!km__all_finite(target, n)) {
-        return KM_SET(err, KM_ENUMERIC,
-                      "tensor '%s': a weight among elements %" PRId64 " to %" PRId64
-                      " is not finite",
-                      slot->name, part->begin, part->end - 1);
-    }
-    return KM_OK;
-}
-
-static km_status convert_ranges(void *payload, int64_t begin, int64_t end, int worker,
-                                km_error *err) {
-    (void)worker;
-    const conversion *work = payload;
-    for (int64_t i = begin; i < end; i++) {
-        KM_TRY(convert_range(work, &work->ranges[i], err));
-    }
-    return KM_OK;
-}
-
-static km_status convert_all(const km_weight_plan *plan, float *storage, km_error *err) {
-    int64_t n;
-    conversion work = {storage, NULL};
-    KM_TRY(km__weight_plan_cut(&work.ranges, &n, plan, err));
-    km_status status = km_parallel_for(plan->ctx, n, 1, convert_ranges, &work, err);
-    km_free(plan->ctx, work.ranges);
-    return status;
-}
-
-/* Remember what is used in place: it is read, and checked, when the model first runs. */
+/* Remember what has not been looked at: it is read, and checked, when the model first runs. Of
+ * parts of one tensor the first stands for all. */
 static km_status list_maps(km_model *model, const km_weight_plan *plan, km_error *err) {
     km_weights *weights = &model->weights;
     KM_TRY(
         km_alloc_array((void **)&weights->maps, model->ctx, plan->n, sizeof(*weights->maps), err));
     for (int64_t i = 0; i < plan->n; i++) {
-        if (plan->slots[i].offset < 0) {
-            weights->maps[weights->n_maps++] = plan->slots[i].info;
+        const km_weight_slot *slot = &plan->slots[i];
+        if ((slot->matrix != NULL || slot->offset < 0) && slot->source.first == 0) {
+            weights->maps[weights->n_maps++] = slot->info;
         }
     }
     return KM_OK;
@@ -189,14 +139,13 @@ static void set_precision(km_model *model, const km_weight_plan *plan) {
 static km_status load(km_model *model, km_weight_plan *plan, const km_model_options *options,
                       km_error *err) {
     const km_container *container = model->container;
-    bool gguf = km_container_gguf(container) != NULL;
+    const km_weight_naming naming = km__weight_naming(&model->config, container);
     KM_TRY(km_container_check(container, err));
-    KM_TRY(km__weight_plan_new(plan, model, gguf ? KM_NAMES_GGUF : KM_NAMES_HF,
-                               gguf ? "" : find_prefix(container), err));
+    KM_TRY(km__weight_plan_new(plan, model, &naming, err));
     KM_TRY(find_tensors(plan, container, err));
-    KM_TRY(check_unused(plan, &model->config, container, err));
+    KM_TRY(check_unused(plan, &model->config, &naming, container, err));
     KM_TRY(km__weight_plan_allocate(plan, model, options->max_bytes, err));
-    KM_TRY(convert_all(plan, model->weights.storage, err));
+    KM_TRY(km__weight_plan_copy(plan, model, err));
     KM_TRY(list_maps(model, plan, err));
     km__weight_plan_connect(plan, model);
     set_precision(model, plan);

@@ -1,5 +1,5 @@
 /* weights_random.c: fresh weights of a given shape: matrices normal(0, 0.02), gains that do
- * nothing.
+ * nothing, biases 0.
  *
  * Initialiser version 1. Element i of a tensor is a pure function of (seed, tensor number, i), so
  * any number of threads gives the same bits; only IEEE additions, products, quotients and square
@@ -106,7 +106,7 @@ void km__random_normals(float *out, uint64_t key, int64_t begin, int64_t end) {
 typedef struct filling {
     const km_weight_plan *plan;
     const km_weight_range *ranges;
-    float *storage;
+    void *storage;
     float gain;
     uint64_t seed;
 } filling;
@@ -117,29 +117,45 @@ static km_status fill_ranges(void *payload, int64_t begin, int64_t end, int work
     const filling *work = payload;
     for (int64_t i = begin; i < end; i++) {
         const km_weight_range *part = &work->ranges[i];
-        float *out = work->storage + part->slot->offset + part->begin;
+        float *out = (float *)km__weight_place(part->slot, work->storage) + part->begin;
         if (part->slot->n_dims == 2) {
             uint64_t stream = (uint64_t)(part->slot - work->plan->slots);
             km__random_normals(out, km_random_u64(work->seed, stream, 0), part->begin, part->end);
             continue;
         }
         for (int64_t k = 0; k < part->end - part->begin; k++) {
-            out[k] = work->gain;
+            out[k] = part->slot->is_bias ? 0.0f : work->gain;
         }
     }
     return KM_OK;
 }
 
+/* The control turns its heads as the model does. */
+static void inherit_rope_factors(const km_weight_plan *plan, km_model *model) {
+    const km_weight_slot *last = &plan->slots[plan->n - 1];
+    if (!last->is_rope_factors) {
+        return;
+    }
+    float *out = km__weight_place(last, model->weights.storage);
+    if (model->config.rope_factor != 0.0) {
+        km__rope_factors(out, &model->config);
+    } else {
+        memcpy(out, model->origin->weights.rope_factors, (size_t)last->cols * sizeof(*out));
+    }
+}
+
 km_status km__weights_randomise(km_model *model, uint64_t seed, km_error *err) {
+    static const km_weight_naming NAMELESS = {KM_NAMES_NONE, "", "", false, false};
     km_status status = KM_OK;
     km_weight_plan plan = {model->ctx, NULL, 0, 0};
     km_weight_range *ranges = NULL;
     int64_t n;
-    KM_GO(km__weight_plan_new(&plan, model, KM_NAMES_NONE, "", err));
+    KM_GO(km__weight_plan_new(&plan, model, &NAMELESS, err));
     KM_GO(km__weight_plan_allocate(&plan, model, 0, err));
     KM_GO(km__weight_plan_cut(&ranges, &n, &plan, err));
     filling work = {&plan, ranges, model->weights.storage, 1.0f - model->config.norm_offset, seed};
     KM_GO(km_parallel_for(model->ctx, n, 1, fill_ranges, &work, err));
+    inherit_rope_factors(&plan, model);
     km__weight_plan_connect(&plan, model);
     (void)snprintf(model->precision, sizeof(model->precision), "F32");
 done:

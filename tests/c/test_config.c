@@ -132,9 +132,14 @@ static void test_gguf_refusals(void **state) {
         {{"llama.rope.freq_base", STRING, 0, "x"}, KM_EFORMAT, "expected a number"},
         {{"llama.rope.scaling.type", STRING, 0, "yarn"}, KM_EUNSUPPORTED, "'yarn'"},
         {{"llama.rope.scaling.factor", F32, -2, NULL}, KM_EFORMAT, "rope scaling factor"},
-        {{"llama.attention.sliding_window", U32, 64, NULL}, KM_EUNSUPPORTED, "sliding_window"},
+        {{"llama.rope.scaling.type", STRING, 0, "longrope"}, KM_EUNSUPPORTED, "'longrope'"},
+        {{"llama.rope.scaling.attn_factor", F32, 2, NULL}, KM_EUNSUPPORTED, "attn_factor' is 2"},
+        {{"llama.attention.clamp_kqv", F32, 8, NULL}, KM_EUNSUPPORTED, "clamp_kqv"},
+        {{"llama.attention.max_alibi_bias", F32, 8, NULL}, KM_EUNSUPPORTED, "max_alibi_bias"},
+        {{"llama.use_parallel_residual", BOOL, 1, NULL}, KM_EUNSUPPORTED, "parallel_residual"},
+        {{"llama.attention.sliding_window", U32, 4294967295.0, NULL}, KM_EFORMAT, "4294967295"},
         {{"llama.expert_count", U32, 8, NULL}, KM_EUNSUPPORTED, "'llama.expert_count' is 8"},
-        {{"llama.final_logit_softcapping", F32, 30, NULL}, KM_EUNSUPPORTED, "softcapping"},
+        {{"llama.final_logit_softcapping", F32, -30, NULL}, KM_EFORMAT, "final soft cap"},
         {{"llama.attention.causal", BOOL, 0, NULL}, KM_EUNSUPPORTED, "causal"},
         {{"llama.vocab_size", U32, 7, NULL}, KM_EFORMAT, "6 rows"},
         {{"llama.vocab_size", U32, 3000000000.0, NULL}, KM_EFORMAT, "vocab_size"},
@@ -148,16 +153,88 @@ static void test_gguf_refusals(void **state) {
     }
 }
 
-static void test_gguf_frequency_scaling_tensor(void **state) {
-    tiny_options o = {.extra = "rope_freqs.weight"};
-    bytes b = tiny_gguf(&o);
-    km_gguf *gguf;
-    km_config c = {0};
+/* What a file names is taken, also where llama.cpp has it of other architectures. */
+static void test_gguf_named_features(void **state) {
+    km_config c;
     km_error err = KM_ERROR_INIT;
-    km_test_ok(km_gguf_parse(&gguf, *state, b.data, b.n, &err), &err);
-    km_test_fails(km__config_from_gguf(&c, gguf, &err), KM_EUNSUPPORTED, &err, "rope_freqs.weight");
-    km_gguf_free(gguf);
-    clear(&b);
+    const meta changes[] = {{"llama.attention.sliding_window", U32, 5, NULL},
+                            {"llama.attn_logit_softcapping", F32, 20, NULL},
+                            {"llama.final_logit_softcapping", F32, 30, NULL},
+                            {"llama.attention.scale", F32, 0.5, NULL},
+                            END};
+    km_test_ok(read_gguf(&c, *state, false, false, changes, &err), &err);
+    assert_int_equal(c.sliding_window, 5);
+    assert_true(c.windowed[0] && c.windowed[1]);
+    assert_true(c.attn_softcap == 20.0f && c.final_softcap == 30.0f && c.attn_scale == 0.5f);
+    const meta pattern[] = {{"llama.attention.sliding_window", U32, 5, NULL},
+                            {"llama.attention.sliding_window_pattern", U32, 2, NULL},
+                            END};
+    km_test_ok(read_gguf(&c, *state, false, false, pattern, &err), &err);
+    assert_true(c.windowed[0] && !c.windowed[1]);
+    const meta scaled[] = {{"llama.attention.sliding_window", U32, 5, NULL},
+                           {"llama.rope.scaling.factor", F32, 4, NULL},
+                           END};
+    km_test_fails(read_gguf(&c, *state, false, false, scaled, &err), KM_EUNSUPPORTED, &err,
+                  "rope scaling together with a sliding window");
+}
+
+/* The tiny llama file under another architecture's name, its keys renamed. */
+static km_status read_renamed(km_config *out, km_ctx *ctx, const char *arch, const meta *more,
+                              km_error *err) {
+    static const char *const SIZES[] = {"block_count",          "embedding_length",
+                                        "feed_forward_length",  "context_length",
+                                        "attention.head_count", "attention.head_count_kv"};
+    static const int VALUES[] = {L, D, F, 128, H, K};
+    static char keys[6][64];
+    meta changes[16] = {{"general.architecture", STRING, 0, arch}};
+    int n = 1;
+    for (int i = 0; i < 6; i++) {
+        snprintf(keys[i], sizeof(keys[i]), "%s.%s", arch, SIZES[i]);
+        changes[n++] = (meta){keys[i], U32, VALUES[i], NULL};
+    }
+    while (more->key != NULL) {
+        changes[n++] = *more++;
+    }
+    changes[n] = (meta)END;
+    return read_gguf(out, ctx, false, false, changes, err);
+}
+
+static void test_gguf_architectures(void **state) {
+    km_config c;
+    km_error err = KM_ERROR_INIT;
+    const meta gemma2[] = {{"gemma2.attention.layer_norm_rms_epsilon", F32, 1e-6, NULL}, END};
+    km_test_ok(read_renamed(&c, *state, "gemma2", gemma2, &err), &err);
+    assert_true(c.attn_softcap == 50.0f && c.final_softcap == 30.0f);
+    assert_int_equal(c.sliding_window, 4096);
+    assert_true(c.windowed[0] && !c.windowed[1] && c.post_norms && !c.qk_norm);
+    assert_true(c.activation == KM_ACT_GELU_TANH && c.embed_scale == sqrtf(32.0f));
+    const meta qwen3[] = {{"qwen3.attention.layer_norm_rms_epsilon", F32, 1e-6, NULL}, END};
+    km_test_ok(read_renamed(&c, *state, "qwen3", qwen3, &err), &err);
+    assert_true(c.qk_norm && !c.qkv_bias && c.rope_pairs == KM_ROPE_HALVES);
+    const meta window[] = {{"qwen2.attention.layer_norm_rms_epsilon", F32, 1e-6, NULL},
+                           {"qwen2.attention.sliding_window", U32, 5, NULL},
+                           END};
+    km_test_fails(read_renamed(&c, *state, "qwen2", window, &err), KM_EUNSUPPORTED, &err,
+                  "which layers have the window is not known");
+    err = (km_error)KM_ERROR_INIT;
+    const meta gpt2[] = {{"gpt2.attention.layer_norm_epsilon", F32, 1e-5, NULL}, END};
+    km_test_ok(read_renamed(&c, *state, "gpt2", gpt2, &err), &err);
+    assert_true(c.norm == KM_NORM_LAYER && c.position == KM_POSITION_LEARNED && !c.gated_mlp);
+    const meta neox[] = {{"gptneox.attention.layer_norm_epsilon", F32, 1e-5, NULL},
+                         {"gptneox.use_parallel_residual", BOOL, 1, NULL},
+                         {"gptneox.rope.dimension_count", U32, 4, NULL},
+                         END};
+    km_test_ok(read_renamed(&c, *state, "gptneox", neox, &err), &err);
+    assert_true(c.parallel_residual && c.rotary_dim == 4 && c.activation == KM_ACT_GELU_ERF);
+    km_test_fails(read_renamed(&c, *state, "gptneox", neox + 3, &err), KM_EFORMAT, &err,
+                  "gptneox.attention.layer_norm_epsilon");
+    err = (km_error)KM_ERROR_INIT;
+    const meta odd[] = {neox[0], neox[1], {"gptneox.rope.dimension_count", U32, 3, NULL}, END};
+    km_test_fails(read_renamed(&c, *state, "gptneox", odd, &err), KM_EFORMAT, &err, "3 is odd");
+    err = (km_error)KM_ERROR_INIT;
+    const meta sequential[] = {neox[0], END};
+    km_test_fails(read_renamed(&c, *state, "gptneox", sequential, &err), KM_EFORMAT, &err,
+                  "use_parallel_residual");
 }
 
 /* ---- config.json ---- */
@@ -240,6 +317,101 @@ static void test_json_gemma3(void **state) {
     assert_true(c.windowed[0] && c.windowed[1] && c.windowed[2]);
 }
 
+#define SIZES_OF(type)                                                                             \
+    "\"model_type\":\"" type "\",\"hidden_size\":32,\"intermediate_size\":64,"                     \
+    "\"num_hidden_layers\":3,\"num_attention_heads\":2,\"num_key_value_heads\":1,"                 \
+    "\"vocab_size\":6,\"max_position_embeddings\":128"
+#define GPT2_SIZES                                                                                 \
+    "\"model_type\":\"gpt2\",\"n_embd\":32,\"n_layer\":2,\"n_head\":2,\"vocab_size\":6"
+
+static km_config parsed(const char *text) {
+    km_config c;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(read_json(&c, text, &err), &err);
+    return c;
+}
+
+static void test_json_llama_features(void **state) {
+    (void)state;
+    km_config c = parsed("{" LLAMA_SIZES ",\"attention_bias\":true,\"mlp_bias\":true}");
+    assert_true(c.qkv_bias && c.attn_out_bias && c.mlp_bias);
+    c = parsed("{" LLAMA_SIZES ",\"hidden_act\":\"gelu\"}");
+    assert_int_equal(c.activation, KM_ACT_GELU_ERF);
+    c = parsed("{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+               "\"low_freq_factor\":1,\"high_freq_factor\":4,"
+               "\"original_max_position_embeddings\":8192}}");
+    assert_true(c.rope_factor == 8.0 && c.rope_low_freq_factor == 1.0);
+    assert_true(c.rope_high_freq_factor == 4.0 && c.rope_original_context == 8192);
+    assert_true(c.rope_linear_scale == 1.0);
+}
+
+static void test_json_mistral(void **state) {
+    (void)state;
+    km_config c = parsed("{" SIZES_OF("mistral") ",\"head_dim\":8}");
+    assert_string_equal(c.arch, "llama");
+    assert_int_equal(c.sliding_window, 4096); /* the default of transformers */
+    assert_true(c.windowed[0] && c.windowed[1] && c.windowed[2] && c.head_dim == 8);
+    c = parsed("{" SIZES_OF("mistral") ",\"sliding_window\":null,\"head_dim\":null}");
+    assert_int_equal(c.sliding_window, 0);
+    assert_false(c.windowed[0]);
+    assert_int_equal(c.head_dim, 16);
+}
+
+static void test_json_qwen(void **state) {
+    (void)state;
+    km_config c = parsed("{" SIZES_OF("qwen2") ",\"sliding_window\":5}");
+    assert_int_equal(c.sliding_window, 0); /* use_sliding_window is false */
+    assert_true(c.qkv_bias && !c.attn_out_bias && !c.mlp_bias && !c.qk_norm);
+    c = parsed("{" SIZES_OF("qwen2") ",\"sliding_window\":5,\"use_sliding_window\":true,"
+                                     "\"max_window_layers\":1}");
+    assert_int_equal(c.sliding_window, 5);
+    assert_true(!c.windowed[0] && c.windowed[1] && c.windowed[2]);
+    c = parsed("{" SIZES_OF(
+        "qwen3") ",\"use_sliding_window\":true,\"sliding_window\":5,"
+                 "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"full_attention\"]}");
+    assert_true(c.qk_norm && !c.qkv_bias && c.head_dim == 128); /* its default */
+    assert_true(c.windowed[0] && !c.windowed[1] && !c.windowed[2]);
+}
+
+static void test_json_gemma2(void **state) {
+    (void)state;
+    km_config c = parsed("{" SIZES_OF("gemma2") ",\"head_dim\":8,\"query_pre_attn_scalar\":16}");
+    assert_true(c.attn_softcap == 50.0f && c.final_softcap == 30.0f && c.attn_scale == 0.25f);
+    assert_true(c.windowed[0] && !c.windowed[1] && c.windowed[2]);
+    assert_true(c.post_norms && !c.qk_norm && c.norm_offset == 1.0f);
+    c = parsed("{" SIZES_OF("gemma2") ",\"attn_logit_softcapping\":null,"
+                                      "\"final_logit_softcapping\":7,\"attention_bias\":true}");
+    assert_true(c.attn_softcap == 0.0f && c.final_softcap == 7.0f);
+    assert_true(c.qkv_bias && c.attn_out_bias);
+}
+
+static void test_json_gpt2(void **state) {
+    (void)state;
+    km_config c = parsed("{" GPT2_SIZES "}");
+    assert_string_equal(c.arch, "gpt2");
+    assert_true(c.norm == KM_NORM_LAYER && c.position == KM_POSITION_LEARNED && !c.gated_mlp);
+    assert_true(c.activation == KM_ACT_GELU_TANH && c.d_ffn == 128 && c.context_length == 1024);
+    assert_true(c.tied_embeddings && c.qkv_bias && c.mlp_bias && c.attn_scale == 0.25f);
+    c = parsed("{" GPT2_SIZES ",\"n_inner\":96,\"scale_attn_weights\":false}");
+    assert_true(c.d_ffn == 96 && c.attn_scale == 1.0f);
+}
+
+static void test_json_gpt_neox(void **state) {
+    (void)state;
+    km_config c =
+        parsed("{" SIZES_OF("gpt_neox") ",\"rotary_pct\":0.5,\"rotary_emb_base\":500,"
+                                        "\"use_parallel_residual\":false,\"layer_norm_eps\":1e-3}");
+    assert_string_equal(c.arch, "gptneox");
+    assert_true(!c.parallel_residual && c.rotary_dim == 8 && c.rope_base == 500.0);
+    assert_true(c.norm_eps == 1e-3 && c.activation == KM_ACT_GELU_ERF && !c.tied_embeddings);
+    c = parsed("{" SIZES_OF("gpt_neox") ",\"attention_bias\":false}");
+    assert_true(c.parallel_residual && c.rotary_dim == 4 && c.rope_base == 10000.0);
+    assert_true(!c.qkv_bias && !c.attn_out_bias && c.mlp_bias);
+    expect_same("{" SIZES_OF("gpt_neox") ",\"rotary_pct\":0.5,\"rotary_emb_base\":500}",
+                "{" SIZES_OF("gpt_neox") ",\"rope_parameters\":{\"rope_type\":\"default\","
+                                         "\"rope_theta\":500,\"partial_rotary_factor\":0.5}}");
+}
+
 static void test_json_refusals(void **state) {
     (void)state;
     static const struct {
@@ -257,15 +429,45 @@ static void test_json_refusals(void **state) {
         {"{" LLAMA_SIZES ",\"head_dim\":7}", KM_EFORMAT, "odd"},
         {"{" LLAMA_SIZES ",\"head_dim\":1.5}", KM_EFORMAT, "'head_dim' is not an integer"},
         {"{" LLAMA_SIZES ",\"head_dim\":4294967296}", KM_EFORMAT, "'head_dim'"},
-        {"{" LLAMA_SIZES ",\"attention_bias\":true}", KM_EUNSUPPORTED, "'attention_bias'"},
         {"{" LLAMA_SIZES ",\"attention_bias\":1}", KM_EFORMAT, "neither true nor false"},
-        {"{" LLAMA_SIZES ",\"mlp_bias\":true}", KM_EUNSUPPORTED, "'mlp_bias'"},
+        {"{" LLAMA_SIZES ",\"num_experts\":4}", KM_EUNSUPPORTED, "'num_experts'"},
+        {"{" LLAMA_SIZES ",\"final_logit_softcapping\":3}", KM_EUNSUPPORTED, "only Gemma"},
         {"{" LLAMA_SIZES ",\"hidden_act\":\"relu\"}", KM_EUNSUPPORTED, "'relu'"},
         {"{" LLAMA_SIZES ",\"quantization_config\":{}}", KM_EUNSUPPORTED, "quantization_config"},
         {"{" LLAMA_SIZES ",\"rope_theta\":0.5}", KM_EFORMAT, "rope base"},
         {"{" LLAMA_SIZES ",\"rope_theta\":\"x\"}", KM_EFORMAT, "'rope_theta' is not a number"},
-        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", KM_EUNSUPPORTED,
-         "field 'rope_scaling': rope scaling 'llama3'"},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"yarn\"}}", KM_EUNSUPPORTED,
+         "field 'rope_scaling': rope scaling 'yarn'"},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"type\":\"longrope\"}}", KM_EUNSUPPORTED, "longrope"},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", KM_EFORMAT,
+         "field 'rope_scaling': rope type 'llama3' needs 'low_freq_factor'"},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+         "\"low_freq_factor\":4,\"high_freq_factor\":4,\"original_max_position_embeddings\":9}}",
+         KM_EFORMAT, "rope low frequency factor"},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":0,"
+         "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":9}}",
+         KM_EFORMAT, "'factor' is 0"},
+        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"full_attention\":{}}}", KM_EUNSUPPORTED,
+         "one object a layer type"},
+        {"{" SIZES_OF("mistral") ",\"layer_types\":[]}", KM_EUNSUPPORTED, "'layer_types'"},
+        {"{" SIZES_OF("mistral") ",\"sliding_window\":0}", KM_EFORMAT, "'sliding_window' is 0"},
+        {"{" SIZES_OF("mistral") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
+         KM_EUNSUPPORTED, "together with a sliding window"},
+        {"{" SIZES_OF("qwen2") ",\"layer_types\":[\"full_attention\",\"full_attention\","
+                               "\"sliding_attention\"]}",
+         KM_EFORMAT, "layer 2 slides and there is no 'sliding_window'"},
+        {"{" SIZES_OF("qwen2") ",\"layer_types\":[\"chunked_attention\",\"full_attention\","
+                               "\"full_attention\"]}",
+         KM_EUNSUPPORTED, "'chunked_attention' of layer 0"},
+        {"{" SIZES_OF("qwen2_moe") "}", KM_EUNSUPPORTED, "'qwen2_moe'"},
+        {"{" SIZES_OF("gemma2") ",\"attn_logit_softcapping\":0}", KM_EFORMAT, "softcapping' is 0"},
+        {"{" SIZES_OF("gemma2") ",\"final_logit_softcapping\":-1}", KM_EFORMAT, "is -1"},
+        {"{" SIZES_OF("gpt_neox") ",\"rotary_pct\":1.5}", KM_EFORMAT, "'rotary_pct' is 1.5"},
+        {"{" SIZES_OF("gpt_neox") ",\"rotary_pct\":0.2}", KM_EFORMAT, "dimensions 3 is odd"},
+        {"{" GPT2_SIZES ",\"scale_attn_by_inverse_layer_idx\":true}", KM_EUNSUPPORTED,
+         "scale_attn_by_inverse_layer_idx"},
+        {"{" GPT2_SIZES ",\"add_cross_attention\":true}", KM_EUNSUPPORTED, "add_cross_attention"},
+        {"{" GPT2_SIZES ",\"activation_function\":\"relu\"}", KM_EUNSUPPORTED, "'relu'"},
         {"{" LLAMA_SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", KM_EUNSUPPORTED,
          "partial_rotary_factor"},
         {"{" LLAMA_SIZES ",\"rope_parameters\":[]}", KM_EFORMAT, "not an object"},
@@ -273,8 +475,7 @@ static void test_json_refusals(void **state) {
         {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"default\"},"
          "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}",
          KM_EFORMAT, "'rope_parameters' and 'rope_scaling' differ"},
-        {"{" GEMMA_SIZES ",\"final_logit_softcapping\":30}", KM_EUNSUPPORTED, "softcapping"},
-        {"{" GEMMA_SIZES ",\"hidden_activation\":\"gelu\"}", KM_EUNSUPPORTED, "'gelu'"},
+        {"{" GEMMA_SIZES ",\"hidden_activation\":\"quick_gelu\"}", KM_EUNSUPPORTED, "'quick_gelu'"},
         {"{" GEMMA_SIZES ",\"use_bidirectional_attention\":true}", KM_EUNSUPPORTED,
          "use_bidirectional_attention"},
         {"{" GEMMA_SIZES ",\"query_pre_attn_scalar\":0}", KM_EFORMAT, "attention scale"},
@@ -349,10 +550,17 @@ int main(void) {
         cmocka_unit_test(test_gguf_rope_scaling),
         cmocka_unit_test(test_gguf_gemma3_27b_scale),
         cmocka_unit_test(test_gguf_refusals),
-        cmocka_unit_test(test_gguf_frequency_scaling_tensor),
+        cmocka_unit_test(test_gguf_named_features),
+        cmocka_unit_test(test_gguf_architectures),
         cmocka_unit_test(test_json_llama),
         cmocka_unit_test(test_json_two_generations),
         cmocka_unit_test(test_json_gemma3),
+        cmocka_unit_test(test_json_llama_features),
+        cmocka_unit_test(test_json_mistral),
+        cmocka_unit_test(test_json_qwen),
+        cmocka_unit_test(test_json_gemma2),
+        cmocka_unit_test(test_json_gpt2),
+        cmocka_unit_test(test_json_gpt_neox),
         cmocka_unit_test(test_json_refusals),
         cmocka_unit_test(test_json_size_limit),
         cmocka_unit_test(test_config_read_names_the_file),

@@ -187,8 +187,8 @@ static void test_missing_and_misshapen(void **state) {
 }
 
 static void test_unused_tensor(void **state) {
-    expect_refusal(*state, (tiny_options){.extra = "blk.0.attn_q.bias"}, false, KM_EUNSUPPORTED,
-                   "tensor 'blk.0.attn_q.bias' is no part of a llama model");
+    expect_refusal(*state, (tiny_options){.extra = "blk.1.attn_q.bias"}, false, KM_EUNSUPPORTED,
+                   "tensor 'blk.1.attn_q.bias' is no part of a llama model");
     /* Gemma's norms in a file that calls itself llama. */
     opened m;
     km_error err = KM_ERROR_INIT;
@@ -329,7 +329,7 @@ static km_config wide_config(void) {
                    .d_ffn = 1001, /* no multiple of a block */
                    .vocab_size = 700};
     c.norm_offset = 1.0f;
-    c.tied_embeddings = true;
+    c.gated_mlp = c.tied_embeddings = true;
     return c;
 }
 
