@@ -153,6 +153,9 @@ static km_status list_kept(km__back *back, km_error *err) {
         for (int k = 0; k < N_INSIDE; k++) {
             wanted = wanted || INSIDE[k] == patch->point;
         }
+        if (patch->point == KM_POINT_MLP_HIDDEN && !back->model->config.post_norms) {
+            wanted = false; /* only the norm behind it would need it */
+        }
         for (int64_t k = 0; wanted && k < back->n_kept; k++) {
             wanted = back->kept[k].point != patch->point || back->kept[k].layer != patch->layer;
         }
@@ -318,10 +321,8 @@ static km_status fill_ropes(km__back *back, km_error *err) {
     if (config->position != KM_POSITION_ROPE) {
         return KM_OK;
     }
-    KM_TRY(km__rope_fill(&back->rope[0], model, config->rope_base, config->rope_linear_scale,
-                         back->n_positions, err));
-    KM_TRY(
-        km__rope_fill(&back->rope[1], model, config->rope_base_local, 1.0, back->n_positions, err));
+    KM_TRY(km__rope_fill(&back->rope[0], model, false, back->n_positions, err));
+    KM_TRY(km__rope_fill(&back->rope[1], model, true, back->n_positions, err));
     const int64_t n = (int64_t)back->n_positions * (config->rotary_dim / 2);
     for (int which = 0; which < 2; which++) {
         back->rope_back[which].cosines = back->rope[which].cosines;

@@ -18,14 +18,17 @@
 
 /* One row of a block: where it comes from and how its visitor knows it. */
 typedef struct logits_row {
-    const float *x; /* (D) residual stream */
-    int64_t node, index;
+    const float *x; /* (D) residual stream, or for the output its final norm */
+    int64_t token;
+    int64_t index; /* in the request's rows or lens_rows; -1: not shown, only read */
     int32_t layer;
+    bool first; /* of the output's rows of this token: the one that reads copy */
 } logits_row;
 
 typedef struct logits_block {
     const km__pass *pass;
     int64_t n;
+    bool output; /* not the lens: rows are normed already, doors apply */
     logits_row rows[MOST_ROWS];
 } logits_block;
 
@@ -33,31 +36,45 @@ static km_status norm_range(void *payload, int64_t begin, int64_t end, int worke
     (void)worker;
     (void)err;
     const logits_block *block = payload;
-    const km_model *model = block->pass->model;
-    const int64_t width = model->config.d_model;
+    const km__pass *pass = block->pass;
+    const int64_t width = pass->model->config.d_model;
     for (int64_t i = begin; i < end; i++) {
-        block->pass->kernels->rms_norm(block->pass->work.normed + i * width, block->rows[i].x,
-                                       model->weights.final_norm.gain, model->config.norm_offset,
-                                       model->config.norm_eps, width);
+        float *row = pass->work->normed + i * width;
+        if (block->output) {
+            memcpy(row, block->rows[i].x, (size_t)width * sizeof *row);
+        } else {
+            km__norm(pass, row, block->rows[i].x, &pass->model->weights.final_norm);
+        }
     }
     return KM_OK;
 }
 
-static km_status visit_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+static km_status show_row(const logits_block *block, const logits_row *row, float *logits,
+                          km_error *err) {
+    const km__pass *pass = block->pass;
+    const km_config *config = &pass->model->config;
+    if (!pass->kernels->all_finite(logits, config->vocab_size)) {
+        return KM_SET(err, KM_ENUMERIC,
+                      "layer %d: logits of token %lld (position %d) are not finite", row->layer,
+                      (long long)row->token, pass->plan.depth[pass->plan.base + row->token]);
+    }
+    if (config->final_softcap > 0.0f) {
+        pass->kernels->softcap(logits, config->final_softcap, config->vocab_size);
+    }
+    if (block->output && km__is_open(pass, KM_POINT_LOGITS, 0)) {
+        km__door_logits(pass, row->token, logits, row->first);
+    }
+    return row->index < 0 ? KM_OK
+                          : pass->request->on_logits(pass->request->payload, row->index, row->layer,
+                                                     logits, config->vocab_size, err);
+}
+
+static km_status show_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
     (void)worker;
     const logits_block *block = payload;
-    const km__pass *pass = block->pass;
-    const int64_t vocab = pass->model->config.vocab_size;
+    const int64_t vocab = block->pass->model->config.vocab_size;
     for (int64_t i = begin; i < end; i++) {
-        const float *logits = pass->work.logits + i * vocab;
-        const logits_row *row = &block->rows[i];
-        if (!pass->kernels->all_finite(logits, vocab)) {
-            return KM_SET(err, KM_ENUMERIC,
-                          "layer %d: logits of token %lld (position %d) are not finite", row->layer,
-                          (long long)row->node, pass->plan.depth[row->node]);
-        }
-        KM_TRY(pass->request->on_logits(pass->request->payload, row->index, row->layer, logits,
-                                        vocab, err));
+        KM_TRY(show_row(block, &block->rows[i], block->pass->work->logits + i * vocab, err));
     }
     return KM_OK;
 }
@@ -65,13 +82,13 @@ static km_status visit_range(void *payload, int64_t begin, int64_t end, int work
 /* Compute the rows of a block, show them and empty it. */
 static km_status show(logits_block *block, km_error *err) {
     const km_model *model = block->pass->model;
-    const km__workspace *work = &block->pass->work;
+    const km__workspace *work = block->pass->work;
     const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
     KM_TRY(km_parallel_for(model->ctx, block->n, 16, norm_range, block, err));
     const km_linear_job job = {work->logits, work->normed, &model->weights.unembed, NULL, vocab,
                                width,        block->n};
     KM_TRY(km_linear_many(model->ctx, &job, 1, err));
-    KM_TRY(km_parallel_for(model->ctx, block->n, 1, visit_range, block, err));
+    KM_TRY(km_parallel_for(model->ctx, block->n, 1, show_range, block, err));
     block->n = 0;
     return KM_OK;
 }
@@ -86,32 +103,87 @@ int64_t km__logits_rows(int64_t n_rows, int64_t vocab) {
     return (n_rows + n_blocks - 1) / n_blocks;
 }
 
-km_status km__logits_output(const km__pass *pass, km_error *err) {
-    const km_forward_request *request = pass->request;
+float *km__final_stream(const km__pass *pass) {
+    const bool picked = pass->plan.n_needed < pass->plan.tree->n;
+    return picked ? pass->work->picked : pass->work->x;
+}
+
+static km_status final_norm_range(void *payload, int64_t begin, int64_t end, int worker,
+                                  km_error *err) {
+    (void)worker;
+    (void)err;
+    const km__pass *pass = payload;
     const int64_t width = pass->model->config.d_model;
-    const int64_t size = km__logits_rows(request->n_rows, pass->model->config.vocab_size);
-    logits_block block = {.pass = pass};
-    for (int64_t i = 0; i < request->n_rows; i++) {
-        const int64_t node = request->rows[i];
-        block.rows[block.n++] = (logits_row){pass->work.picked + pass->plan.row_of[node] * width,
-                                             node, i, pass->model->config.n_layers};
-        if (block.n == size || i == request->n_rows - 1) {
-            KM_TRY(show(&block, err));
-        }
+    for (int64_t i = begin; i < end; i++) {
+        km__norm(pass, pass->work->h + i * width, km__final_stream(pass) + i * width,
+                 &pass->model->weights.final_norm);
     }
     return KM_OK;
 }
 
+/* One row of the output into the block, which is shown when full. seen (n_needed): tokens that have
+ * come by. */
+static km_status add_output(logits_block *block, bool *seen, int64_t token, int64_t index,
+                            km_error *err) {
+    const km__pass *pass = block->pass;
+    const int64_t row = pass->plan.row_of[token];
+    block->rows[block->n++] = (logits_row){pass->work->h + row * pass->model->config.d_model, token,
+                                           index, pass->model->config.n_layers, !seen[row]};
+    seen[row] = true;
+    return block->n == pass->work->logits_rows ? show(block, err) : KM_OK;
+}
+
+/* The request's rows, then tokens whose logits are read and were not among them. */
+static km_status show_output(logits_block *block, bool *seen, km_error *err) {
+    const km__pass *pass = block->pass;
+    const km_forward_request *request = pass->request;
+    for (int64_t i = 0; i < request->n_rows; i++) {
+        KM_TRY(add_output(block, seen, request->rows[i], i, err));
+    }
+    for (int64_t r = 0; r < request->n_reads; r++) {
+        const km_read *read = &request->reads[r];
+        const int64_t n = read->point != KM_POINT_LOGITS ? 0
+                          : read->nodes == NULL          ? pass->plan.tree->n
+                                                         : read->n_nodes;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t token = read->nodes == NULL ? i : read->nodes[i];
+            if (!seen[pass->plan.row_of[token]]) {
+                KM_TRY(add_output(block, seen, token, -1, err));
+            }
+        }
+    }
+    return block->n > 0 ? show(block, err) : KM_OK;
+}
+
+km_status km__logits_output(const km__pass *pass, km_error *err) {
+    km_ctx *ctx = pass->model->ctx;
+    const km__rows rows = km__plan_rows(&pass->plan, pass->plan.n_layers - 1);
+    logits_block block = {.pass = pass, .output = true};
+    bool *seen = NULL;
+    if (pass->request->n_rows == 0 && !km__is_open(pass, KM_POINT_FINAL_NORM, 0) &&
+        !km__is_open(pass, KM_POINT_LOGITS, 0)) {
+        return KM_OK;
+    }
+    KM_TRY(km_parallel_for(ctx, rows.n, 16, final_norm_range, (void *)(uintptr_t)pass, err));
+    KM_TRY(km__door_all(pass, KM_POINT_FINAL_NORM, 0, pass->work->h, &rows, err));
+    KM_TRY(km_alloc_array((void **)&seen, ctx, rows.n, sizeof *seen, err));
+    km_status status = show_output(&block, seen, err);
+    km_free(ctx, seen);
+    return status;
+}
+
 static float *lens_row(const km__pass *pass, int32_t layer, int64_t index) {
-    return pass->work.lens +
+    return pass->work->lens +
            (layer * pass->request->n_lens_rows + index) * pass->model->config.d_model;
 }
 
-void km__lens_keep(const km__pass *pass, const float *x, const int64_t *row_of, int32_t layer) {
+void km__lens_keep(const km__pass *pass, int32_t layer) {
     const int64_t width = pass->model->config.d_model;
+    const km__rows rows = km__plan_rows(&pass->plan, layer);
+    const float *x = rows.nodes == NULL ? pass->work->x : pass->work->picked;
     for (int64_t i = 0; i < pass->request->n_lens_rows; i++) {
-        const int64_t node = pass->request->lens_rows[i];
-        const int64_t row = row_of == NULL ? node : row_of[node];
+        const int64_t token = pass->request->lens_rows[i];
+        const int64_t row = rows.row_of == NULL ? token : rows.row_of[token];
         memcpy(lens_row(pass, layer, i), x + row * width, (size_t)width * sizeof(float));
     }
 }
@@ -133,14 +205,14 @@ static int64_t keep_open(int64_t *open, int64_t n, const km_forward_request *req
 static km_status show_lens(int64_t *open, logits_block *block, km_error *err) {
     const km__pass *pass = block->pass;
     const km_forward_request *request = pass->request;
-    const int64_t size = pass->work.logits_rows;
+    const int64_t size = pass->work->logits_rows;
     const int64_t enough = request->lens_open == NULL || size < LENS_ROWS ? size : LENS_ROWS;
     int64_t n_open = request->n_lens_rows;
     for (int32_t layer = pass->model->config.n_layers - 1; layer >= 0; layer--) {
         n_open = block->n == 0 ? keep_open(open, n_open, request, layer) : n_open;
         for (int64_t i = 0; i < n_open; i++) {
-            block->rows[block->n++] = (logits_row){lens_row(pass, layer, open[i]),
-                                                   request->lens_rows[open[i]], open[i], layer};
+            block->rows[block->n++] = (logits_row){
+                lens_row(pass, layer, open[i]), request->lens_rows[open[i]], open[i], layer, false};
             if (block->n == size) {
                 KM_TRY(show(block, err));
             }

@@ -2,13 +2,30 @@
  *
  * A segment is a maximal chain of neighbours in memory (parent[i] == i-1). The ancestors of a node
  * are then a few contiguous ranges, found by walking from segment to segment, and its position is
- * its depth. Runs are pieces of segments, short enough for one attention block.
+ * its depth. Runs are pieces of segments, short enough for one attention block. With a session,
+ * depths and segments of earlier nodes are kept there, so that planning a step costs what the step
+ * adds.
  */
 #include <string.h>
 
 #include "model/forward_private.h"
 
-static km_status check_tree(const km_tree *tree, const km_config *config, km_error *err) {
+/* A run's scores should take no more than this many floats, so that they stay near the processor,
+ * but a run has at least LEAST_RUN queries, so that keys and values are read for several at once.
+ */
+#define RUN_SCORES ((int64_t)1 << 18)
+#define LEAST_RUN 4
+#define MOST_RUN 64
+
+/* Points a layer has before its rows are picked: they exist for every token in each layer. */
+#define OF_ALL_TOKENS                                                                              \
+    (UINT32_C(1) << KM_POINT_RESID_PRE | UINT32_C(1) << KM_POINT_K | UINT32_C(1) << KM_POINT_V |   \
+     UINT32_C(1) << KM_POINT_K_INPUT | UINT32_C(1) << KM_POINT_V_INPUT)
+
+/* ---- checking ---- */
+
+static km_status check_tree(const km_tree *tree, int64_t base, const km_config *config,
+                            km_error *err) {
     if (tree->n < 0 || tree->n > INT32_MAX ||
         (tree->n > 0 && (tree->ids == NULL || tree->parent == NULL))) {
         return KM_SET(err, KM_EINVAL, "a tree of %lld tokens without ids or parents",
@@ -19,7 +36,7 @@ static km_status check_tree(const km_tree *tree, const km_config *config, km_err
             return KM_SET(err, KM_ERANGE, "token %lld has id %d; the vocabulary is 0 to %d",
                           (long long)i, tree->ids[i], config->vocab_size - 1);
         }
-        if (tree->parent[i] < -1 || tree->parent[i] >= i) {
+        if (tree->parent[i] < -1 || tree->parent[i] >= base + i) {
             return KM_SET(err, KM_EINVAL, "token %lld has parent %lld; it must come before it",
                           (long long)i, (long long)tree->parent[i]);
         }
@@ -41,9 +58,9 @@ static km_status check_rows(const int64_t *rows, int64_t n_rows, int64_t n, cons
     return KM_OK;
 }
 
-static km_status check_request(const km_forward_request *request, const km_config *config,
-                               km_error *err) {
-    KM_TRY(check_tree(&request->tree, config, err));
+static km_status check_request(const km_forward_request *request, int64_t base,
+                               const km_config *config, km_error *err) {
+    KM_TRY(check_tree(&request->tree, base, config, err));
     KM_TRY(check_rows(request->rows, request->n_rows, request->tree.n, "rows", err));
     KM_TRY(check_rows(request->lens_rows, request->n_lens_rows, request->tree.n, "lens_rows", err));
     if (request->on_logits == NULL && (request->n_rows > 0 || request->n_lens_rows > 0)) {
@@ -52,31 +69,114 @@ static km_status check_request(const km_forward_request *request, const km_confi
     return KM_OK;
 }
 
-static km_status find_depths(km__plan *plan, int32_t context_length, km_error *err) {
-    const int64_t *parent = plan->tree->parent;
-    for (int64_t i = 0; i < plan->tree->n; i++) {
-        plan->depth[i] = parent[i] < 0 ? 0 : plan->depth[parent[i]] + 1;
-        plan->segment_start[i] = i > 0 && parent[i] == i - 1 ? plan->segment_start[i - 1] : i;
-        if (plan->depth[i] >= context_length) {
+/* ---- depths and segments ---- */
+
+static km_status find_depths(km__plan *plan, const km_tree *tree, int32_t context_length,
+                             km_error *err) {
+    plan->first_position = INT32_MAX;
+    for (int64_t i = 0; i < tree->n; i++) {
+        const int64_t node = plan->base + i, parent = tree->parent[i];
+        const int32_t depth = parent < 0 ? 0 : plan->depth[parent] + 1;
+        plan->depth[node] = depth;
+        plan->segment_start[node] =
+            parent >= 0 && parent == node - 1 ? plan->segment_start[parent] : node;
+        if (depth >= context_length) {
             return KM_SET(err, KM_ERANGE,
                           "token %lld is at position %d; the model's context is %d tokens",
-                          (long long)i, plan->depth[i], context_length);
+                          (long long)i, depth, context_length);
         }
-        if (plan->depth[i] >= plan->n_positions) {
-            plan->n_positions = plan->depth[i] + 1;
-        }
+        plan->n_positions = depth >= plan->n_positions ? depth + 1 : plan->n_positions;
+        plan->first_position = depth < plan->first_position ? depth : plan->first_position;
     }
     return KM_OK;
+}
+
+static km_status use_session(km__plan *plan, km_session *session, const km_tree *tree,
+                             km_error *err) {
+    if (tree->n > session->capacity - session->length) {
+        return KM_SET(err, KM_ERANGE,
+                      "%lld tokens more than the %lld a session of %lld already holds do not fit",
+                      (long long)tree->n, (long long)session->length, (long long)session->capacity);
+    }
+    if (tree->n > 0) {
+        memcpy(session->parent + session->length, tree->parent,
+               (size_t)tree->n * sizeof *session->parent);
+    }
+    plan->parent = session->parent;
+    plan->depth = session->depth;
+    plan->segment_start = session->segment_start;
+    plan->borrowed = true;
+    return KM_OK;
+}
+
+km_status km__plan_init(km__plan *plan, const km_model *model, const km_forward_request *request,
+                        km_error *err) {
+    const km_tree *tree = &request->tree;
+    memset(plan, 0, sizeof *plan);
+    plan->tree = tree;
+    plan->base = request->session == NULL ? 0 : request->session->length;
+    KM_TRY(check_request(request, plan->base, &model->config, err));
+    if (request->session != NULL) {
+        KM_TRY(use_session(plan, request->session, tree, err));
+    } else {
+        plan->parent = tree->parent;
+        KM_TRY(
+            km_alloc_array((void **)&plan->depth, model->ctx, tree->n, sizeof *plan->depth, err));
+        KM_TRY(km_alloc_array((void **)&plan->segment_start, model->ctx, tree->n,
+                              sizeof *plan->segment_start, err));
+    }
+    return find_depths(plan, tree, model->config.context_length, err);
+}
+
+/* ---- who needs what ---- */
+
+static bool has_visitor(const km_forward_request *request) {
+    return request->visit != NULL && request->visit_points != 0;
+}
+
+static int32_t count_layers(const km_forward_request *request, int32_t all) {
+    int32_t most = 0;
+    if (request->session != NULL || request->n_rows > 0 || request->n_lens_rows > 0 ||
+        has_visitor(request)) {
+        return all;
+    }
+    for (int64_t i = 0; i < request->n_reads; i++) {
+        const km_point point = request->reads[i].point;
+        const int32_t layers = km_point_has_layer(point) ? request->reads[i].layer + 1
+                               : point == KM_POINT_EMBED ? 0
+                                                         : all;
+        most = layers > most ? layers : most;
+    }
+    return most;
+}
+
+static void mark(km__plan *plan, const int64_t *nodes, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        plan->row_of[nodes == NULL ? i : nodes[i]] = 0;
+    }
+}
+
+/* Whether a read wants rows of the last layer that is run, or of what follows it. */
+static bool reads_last_rows(const km__plan *plan, const km_read *read) {
+    if (!km_point_has_layer(read->point)) {
+        return read->point != KM_POINT_EMBED;
+    }
+    return read->layer == plan->n_layers - 1 && (OF_ALL_TOKENS >> read->point & 1) == 0;
 }
 
 static void find_needed(km__plan *plan, const km_forward_request *request) {
     const int64_t n = plan->tree->n;
     memset(plan->row_of, 0xff, (size_t)n * sizeof *plan->row_of); /* all -1 */
-    for (int64_t i = 0; i < request->n_rows; i++) {
-        plan->row_of[request->rows[i]] = 0;
+    mark(plan, request->rows, request->n_rows);
+    mark(plan, request->lens_rows, request->n_lens_rows);
+    if (has_visitor(request)) {
+        mark(plan, NULL, n);
     }
-    for (int64_t i = 0; i < request->n_lens_rows; i++) {
-        plan->row_of[request->lens_rows[i]] = 0;
+    for (int64_t i = 0; i < request->n_reads; i++) {
+        const km_read *read = &request->reads[i];
+        if (reads_last_rows(plan, read)) {
+            mark(plan, read->nodes, read->nodes == NULL ? n : read->n_nodes);
+        }
     }
     for (int64_t i = 0; i < n; i++) {
         if (plan->row_of[i] == 0) {
@@ -86,13 +186,19 @@ static void find_needed(km__plan *plan, const km_forward_request *request) {
     }
 }
 
-/* Cut `nodes` (NULL: 0..n-1), rising, into runs of neighbours of one segment. */
-static int64_t cut_runs(km__run *runs, const km__plan *plan, const int64_t *nodes, int64_t n) {
+int64_t km__run_max(const km_config *config, int32_t n_positions) {
+    const int64_t group = config->n_heads / config->n_kv_heads;
+    const int64_t fit = RUN_SCORES / (group * (n_positions > 0 ? n_positions : 1));
+    return fit < LEAST_RUN ? LEAST_RUN : fit > MOST_RUN ? MOST_RUN : fit;
+}
+
+/* Cut `tokens` (NULL: 0..n-1), rising, into runs of neighbours of one segment. */
+static int64_t cut_runs(km__run *runs, const km__plan *plan, const int64_t *tokens, int64_t n) {
     int64_t n_runs = 0;
     for (int64_t row = 0; row < n; row++) {
-        int64_t node = nodes == NULL ? row : nodes[row];
+        const int64_t node = plan->base + (tokens == NULL ? row : tokens[row]);
         km__run *last = n_runs > 0 ? &runs[n_runs - 1] : NULL;
-        if (last != NULL && node == last->node + last->count && last->count < KM_RUN_MAX &&
+        if (last != NULL && node == last->node + last->count && last->count < plan->run_max &&
             plan->segment_start[node] == plan->segment_start[last->node]) {
             last->count++;
         } else {
@@ -102,32 +208,35 @@ static int64_t cut_runs(km__run *runs, const km__plan *plan, const int64_t *node
     return n_runs;
 }
 
-static km_status allocate(km__plan *plan, km_ctx *ctx, int64_t n, km_error *err) {
-    KM_TRY(km_alloc_array((void **)&plan->depth, ctx, n, sizeof *plan->depth, err));
-    KM_TRY(km_alloc_array((void **)&plan->segment_start, ctx, n, sizeof *plan->segment_start, err));
+km_status km__plan_need(km__plan *plan, const km_model *model, const km_forward_request *request,
+                        km_error *err) {
+    const int64_t n = plan->tree->n;
+    km_ctx *ctx = model->ctx;
     KM_TRY(km_alloc_array((void **)&plan->needed, ctx, n, sizeof *plan->needed, err));
     KM_TRY(km_alloc_array((void **)&plan->row_of, ctx, n, sizeof *plan->row_of, err));
     KM_TRY(km_alloc_array((void **)&plan->runs, ctx, n, sizeof *plan->runs, err));
     KM_TRY(km_alloc_array((void **)&plan->last_runs, ctx, n, sizeof *plan->last_runs, err));
-    return KM_OK;
-}
-
-km_status km__plan_init(km__plan *plan, const km_model *model, const km_forward_request *request,
-                        km_error *err) {
-    memset(plan, 0, sizeof *plan);
-    plan->tree = &request->tree;
-    KM_TRY(check_request(request, &model->config, err));
-    KM_TRY(allocate(plan, model->ctx, plan->tree->n, err));
-    KM_TRY(find_depths(plan, model->config.context_length, err));
+    plan->n_layers = count_layers(request, model->config.n_layers);
+    plan->run_max = km__run_max(&model->config, plan->n_positions);
+    plan->wanted = n > 0 && (plan->n_layers > 0 || request->n_reads > 0);
     find_needed(plan, request);
-    plan->n_runs = cut_runs(plan->runs, plan, NULL, plan->tree->n);
+    plan->n_runs = cut_runs(plan->runs, plan, NULL, n);
     plan->n_last_runs = cut_runs(plan->last_runs, plan, plan->needed, plan->n_needed);
     return KM_OK;
 }
 
+km__rows km__plan_rows(const km__plan *plan, int32_t layer) {
+    if (layer < plan->n_layers - 1 || plan->n_needed == plan->tree->n) {
+        return (km__rows){plan->tree->n, NULL, NULL};
+    }
+    return (km__rows){plan->n_needed, plan->needed, plan->row_of};
+}
+
 void km__plan_clear(km__plan *plan, km_ctx *ctx) {
-    km_free(ctx, plan->depth);
-    km_free(ctx, plan->segment_start);
+    if (!plan->borrowed) {
+        km_free(ctx, plan->depth);
+        km_free(ctx, plan->segment_start);
+    }
     km_free(ctx, plan->needed);
     km_free(ctx, plan->row_of);
     km_free(ctx, plan->runs);

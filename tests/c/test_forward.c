@@ -440,7 +440,7 @@ static void test_nan_is_an_error_that_says_where(void **state) {
         .tree = {ids, parent, 3}, .rows = rows, .n_rows = 1, .on_logits = ignore};
     float *w_down = (float *)(uintptr_t)model.layers[1].w_down.data, kept = *w_down;
     *w_down = NAN;
-    expect_status(&model.model, request, KM_ENUMERIC, "layer 1: activations of token 0");
+    expect_status(&model.model, request, KM_ENUMERIC, "layer 1: resid_post of token 0");
     *w_down = kept;
     ((float *)(uintptr_t)model.model.weights.unembed.data)[5] = INFINITY;
     expect_status(&model.model, request, KM_ENUMERIC, "layer 3: logits of token 2 (position 2)");
