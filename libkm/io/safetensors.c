@@ -17,8 +17,8 @@ struct km_safetensors {
     km_ctx *ctx;
     km_tensor_info *tensors; /* (n) in header order */
     const km_tensor_info **by_name;
-    int64_t n;
-    char *names; /* as large as the header */
+    int64_t n, n_named; /* named ones include masks */
+    char *names;        /* as large as the header */
 };
 
 typedef struct reader {
@@ -29,6 +29,21 @@ typedef struct reader {
 } reader;
 
 /* ---- one tensor's object ---- */
+
+/* Old GPT-2 and GPT-NeoX files hold their causal masks as bytes, for no use: such a tensor has this
+ * type and is left out once its place is checked. */
+#define MASK KM_DTYPE_COUNT
+
+static bool is_mask(const char *name, const char *dtype) {
+    static const char *const ENDS[] = {"attn.bias", "attention.bias"};
+    const size_t n = strlen(name);
+    bool named = false;
+    for (size_t i = 0; i < sizeof(ENDS) / sizeof(ENDS[0]); i++) {
+        const size_t k = strlen(ENDS[i]);
+        named = named || (n >= k && strcmp(name + n - k, ENDS[i]) == 0);
+    }
+    return named && (strcmp(dtype, "BOOL") == 0 || strcmp(dtype, "U8") == 0);
+}
 
 static km_status read_dtype(km_tensor_info *info, reader *r, km_error *err) {
     static const struct {
@@ -43,6 +58,10 @@ static km_status read_dtype(km_tensor_info *info, reader *r, km_error *err) {
             info->dtype = KNOWN[i].dtype;
             return KM_OK;
         }
+    }
+    if (is_mask(info->name, r->pool)) {
+        info->dtype = MASK;
+        return KM_OK;
     }
     return KM_SET(err, KM_EUNSUPPORTED,
                   "offset %zu: dtype '%.*s' is not supported; convert to F32, F16 or BF16", start,
@@ -72,6 +91,19 @@ static km_status read_offsets(int64_t range[2], reader *r, km_error *err) {
     return km__scan_expect(&r->scan, ']', err);
 }
 
+static bool bytes_of(km_tensor_info *info) {
+    if (info->dtype != MASK) {
+        return km__tensor_bytes(&info->nbytes, info->dtype, info->dims, info->n_dims);
+    }
+    bool fits = true;
+    info->nbytes = 1;
+    for (int i = 0; i < info->n_dims; i++) {
+        fits = fits && info->dims[i] >= 0 &&
+               km_size_mul(&info->nbytes, info->nbytes, (size_t)info->dims[i]);
+    }
+    return fits;
+}
+
 /* The size the shape and type ask for must be the size the offsets give, inside the file. */
 static km_status place_tensor(km_tensor_info *info, const int64_t range[2], const reader *r,
                               km_error *err) {
@@ -82,7 +114,7 @@ static km_status place_tensor(km_tensor_info *info, const int64_t range[2], cons
                       "the file may be truncated",
                       range[0], range[1], r->data_size);
     }
-    if (!km__tensor_bytes(&info->nbytes, info->dtype, info->dims, info->n_dims)) {
+    if (!bytes_of(info)) {
         return KM_SET(err, KM_EFORMAT, "the product of the dimensions is too large");
     }
     if (info->nbytes != (size_t)(range[1] - range[0])) {
@@ -220,6 +252,20 @@ static km_status check_cover(km_safetensors *st, const reader *r, km_error *err)
     return KM_OK;
 }
 
+/* Masks go behind the tensors: found by name (an index of shards may name them), not counted. */
+static void leave_out_masks(km_safetensors *st) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < st->n_named; i++) {
+        if (st->tensors[i].dtype != MASK) {
+            km_tensor_info kept = st->tensors[i];
+            st->tensors[i] = st->tensors[n];
+            st->tensors[n++] = kept;
+        }
+        st->by_name[i] = &st->tensors[i];
+    }
+    st->n = n;
+}
+
 static km_status index_tensors(km_safetensors *st, const reader *r, km_error *err) {
     KM_TRY(km_alloc_array((void **)&st->by_name, st->ctx, st->n, sizeof(*st->by_name), err));
     for (int64_t i = 0; i < st->n; i++) {
@@ -230,7 +276,9 @@ static km_status index_tensors(km_safetensors *st, const reader *r, km_error *er
         return KM_SET(err, KM_EFORMAT, "tensor '%.*s' occurs twice", KM_SHOWN(twice));
     }
     KM_TRY(check_cover(st, r, err));
-    (void)km__tensors_sort(st->by_name, st->n); /* check_cover sorted them by place */
+    st->n_named = st->n;
+    leave_out_masks(st);
+    (void)km__tensors_sort(st->by_name, st->n_named); /* check_cover sorted them by place */
     return KM_OK;
 }
 
@@ -293,5 +341,5 @@ const km_tensor_info *km_safetensors_tensor(const km_safetensors *st, int64_t in
 }
 
 const km_tensor_info *km_safetensors_find(const km_safetensors *st, const char *name) {
-    return km__tensors_find(st->by_name, st->n, name);
+    return km__tensors_find(st->by_name, st->n_named, name);
 }

@@ -341,6 +341,29 @@ static const char SMALL[] =
     "\"w\\u00e9\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[4,20]},"
     "\"h\":{\"data_offsets\":[0,4],\"dtype\":\"BF16\",\"shape\":[2]}}  ";
 
+/* A causal mask held as bytes is found and not counted; bytes under another name are refused. */
+static void test_safetensors_masks(void **state) {
+    static const char TEXT[] =
+        "{\"h.0.attn.bias\":{\"dtype\":\"BOOL\",\"shape\":[1,1,2,2],\"data_offsets\":[0,4]},"
+        "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]},"
+        "\"z.attention.bias\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[8,11]}}";
+    bytes b = safetensors_of(TEXT, 11);
+    km_safetensors *st;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_safetensors_parse(&st, *state, b.data, b.n, &err), &err);
+    assert_int_equal(km_safetensors_n_tensors(st), 1);
+    assert_string_equal(km_safetensors_tensor(st, 0)->name, "a");
+    assert_ptr_equal(km_safetensors_find(st, "a"), km_safetensors_tensor(st, 0));
+    assert_non_null(km_safetensors_find(st, "h.0.attn.bias"));
+    assert_non_null(km_safetensors_find(st, "z.attention.bias"));
+    km_safetensors_free(st);
+    clear(&b);
+    b = safetensors_of("{\"a\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+    km_test_fails(km_safetensors_parse(&st, *state, b.data, b.n, &err), KM_EUNSUPPORTED, &err,
+                  "'BOOL' is not supported");
+    clear(&b);
+}
+
 static void test_safetensors_reads_everything(void **state) {
     bytes b = safetensors_of(SMALL, 20);
     km_safetensors *st;
@@ -578,6 +601,7 @@ int main(void) {
         cmocka_unit_test(test_gguf_large_vocabulary_is_fast),
         cmocka_unit_test(test_gguf_many_names_are_fast),
         cmocka_unit_test(test_safetensors_reads_everything),
+        cmocka_unit_test(test_safetensors_masks),
         cmocka_unit_test(test_safetensors_cut_at_every_byte),
         cmocka_unit_test(test_safetensors_names_what_is_wrong),
         cmocka_unit_test(test_safetensors_every_allocation),
