@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from km.comparison import compare as compare
     from km.comparison import power as power
     from km.datasets import validate as validate
+    from km.decoders import Beam as Beam
+    from km.decoders import Choice as Choice
+    from km.decoders import Decoder as Decoder
+    from km.decoders import Greedy as Greedy
+    from km.decoders import Sample as Sample
     from km.errors import ArgumentError as ArgumentError
     from km.errors import BusyError as BusyError
     from km.errors import CancelledError as CancelledError
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from km.errors import NumericError as NumericError
     from km.errors import ShapeError as ShapeError
     from km.errors import UnsupportedError as UnsupportedError
+    from km.generate import Generation as Generation
     from km.gradients import Gradients as Gradients
     from km.kb import ConflictWarning as ConflictWarning
     from km.kb import KnowledgeBase as KnowledgeBase
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from km.recall import memorization as memorization
     from km.result import Result as Result
     from km.score import ScoreResult as ScoreResult
+    from km.session import Session as Session
     from km.table import Table as Table
     from km.texts import ExposureResult as ExposureResult
     from km.texts import Verbatim as Verbatim
@@ -62,15 +69,20 @@ if TYPE_CHECKING:
 # Where each public name lives; a name whose place is "" is a submodule.
 _PLACES = {
     "ArgumentError": "errors",
+    "Beam": "decoders",
     "BusyError": "errors",
     "CancelledError": "errors",
+    "Choice": "decoders",
     "Comparison": "comparison",
     "ConflictWarning": "kb",
     "Context": "_km",
+    "Decoder": "decoders",
     "Error": "errors",
     "ExposureResult": "texts",
     "FormatError": "errors",
+    "Generation": "generate",
     "Gradients": "gradients",
+    "Greedy": "decoders",
     "KnowledgeBase": "kb",
     "LogitLens": "lens_batch",
     "Model": "model",
@@ -80,7 +92,9 @@ _PLACES = {
     "Picture": "picture",
     "Recall": "recall",
     "Result": "result",
+    "Sample": "decoders",
     "ScoreResult": "score",
+    "Session": "session",
     "ShapeError": "errors",
     "Span": "prompts",
     "Table": "table",

@@ -254,6 +254,41 @@ class Model:
     def adds_bos(self) -> bool:
         """Whether the model file asks for the beginning-of-sequence token."""
 
+@final
+class Session:
+    """Keys and values of a growing forest of tokens, kept between passes of a model.
+
+    Used by one thread at a time; a second one gets BusyError.
+
+    Parameters
+    ----------
+    model : Model
+    capacity : int
+        Tokens it can hold: 2 * layers * KV heads * head width floats each.
+    """
+
+    def __new__(cls, model: Model, capacity: int) -> Session: ...
+    def append(self, ids: Buffer, parents: Buffer, rows: Buffer) -> Array:
+        """Compute T more tokens and keep them.
+
+        Parameters
+        ----------
+        ids : (T) int32
+        parents : (T) int64
+            The node each follows, counted from the session's first token; -1 begins a sequence.
+        rows : (R) int64
+            Which of the new tokens, counted from 0, to return logits of.
+
+        Returns
+        -------
+        (R, V) float32
+        """
+    def truncate(self, length: int) -> None:
+        """Forget the nodes from `length` on."""
+    def keep(self, nodes: Buffer) -> None:
+        """Keep the given nodes (rising, each with its ancestors), renumbered from 0."""
+    def __len__(self) -> int: ...
+
 # ---- activations (km.trace, km.gradients) ----
 
 def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:

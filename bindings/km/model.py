@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast, overload
 
 from km import _km, cache
 from km.display import mapping_html
@@ -20,6 +20,8 @@ from km.table import Table
 if TYPE_CHECKING:
     import numpy as np
 
+    from km.decoders import Decoder
+    from km.generate import Generation, Stream
     from km.gradients import Gradients
     from km.lens import LensResult
     from km.loss import Loss
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from km.progress import Progress
     from km.prompts import Positions, Text
     from km.score import Boundary, ScoreResult
+    from km.session import Session
     from km.trace import Trace, TracePlan
 
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
@@ -363,6 +366,135 @@ class Model:
         from km.score import run_score
 
         return run_score(self, prompts, candidates, boundary, bos, special, batch_tokens, progress)
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        prompts: str,
+        *,
+        max_tokens: int,
+        decoder: Decoder | None = None,
+        stop: str | Sequence[str] = (),
+        eos: int | Sequence[int] | None = None,
+        bos: bool | None = None,
+        special: bool = False,
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int,
+        decoder: Decoder | None = None,
+        stop: str | Sequence[str] = (),
+        eos: int | Sequence[int] | None = None,
+        bos: bool | None = None,
+        special: bool = False,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Ids | Sequence[str | Ids],
+        *,
+        max_tokens: int,
+        decoder: Decoder | None = None,
+        stop: str | Sequence[str] = (),
+        eos: int | Sequence[int] | None = None,
+        bos: bool | None = None,
+        special: bool = False,
+    ) -> Generation | list[Generation]: ...
+
+    def generate(
+        self,
+        prompts: str | Ids | Sequence[str | Ids],
+        *,
+        max_tokens: int,
+        decoder: Decoder | None = None,
+        stop: str | Sequence[str] = (),
+        eos: int | Sequence[int] | None = None,
+        bos: bool | None = None,
+        special: bool = False,
+    ) -> Generation | list[Generation]:
+        """Let the model write on.
+
+        Several prompts go on together. What a prompt gets does not depend on the others. Ctrl-C
+        ends the call and returns what is there, with the reason "interrupted".
+
+        Parameters
+        ----------
+        prompts : str, token ids, or a sequence of these
+        max_tokens : int
+            Tokens to generate at most; prompt and these must fit into the model's context.
+        decoder : Greedy, Sample, Beam, or an object with their methods
+            How tokens are chosen; default ``Greedy()``. See docs/generation.md.
+        stop : str or sequence of str
+            The text ends before the first of these.
+        eos : int or sequence of int, optional
+            End-of-sequence tokens; None: the model file's own, (): none.
+        bos : bool, optional
+            Put the beginning-of-sequence token before each prompt; None: what the model file says.
+        special : bool
+            Treat special tokens written in the prompts as those tokens.
+
+        Returns
+        -------
+        Generation
+            Or a list of them, for a sequence of prompts.
+
+        Raises
+        ------
+        ArgumentError
+            A prompt without tokens, or one that with max_tokens does not fit into the context.
+
+        Examples
+        --------
+        >>> import km
+        >>> model = km.load()                                                    # doctest: +SKIP
+        >>> model.generate("The capital of France is", max_tokens=8).text        # doctest: +SKIP
+        """
+        from km.generate import run_generate
+        from km.score import is_ids
+
+        made = run_generate(self, prompts, max_tokens, decoder, stop, eos, bos, special)
+        return made[0] if isinstance(prompts, str) or is_ids(prompts) else made
+
+    def stream(
+        self,
+        prompts: str | Ids | Sequence[str | Ids],
+        *,
+        max_tokens: int,
+        decoder: Decoder | None = None,
+        stop: str | Sequence[str] = (),
+        eos: int | Sequence[int] | None = None,
+        bos: bool | None = None,
+        special: bool = False,
+    ) -> Stream:
+        """The same as :meth:`generate`, token by token.
+
+        Returns
+        -------
+        Stream
+            An iterator of pieces with prompt, id, log-probability and text; ``.generations`` is
+            what has been generated by now.
+
+        Examples
+        --------
+        >>> import km
+        >>> model = km.load()                                                    # doctest: +SKIP
+        >>> for piece in model.stream("Once upon a time", max_tokens=40):        # doctest: +SKIP
+        ...     print(piece.text, end="", flush=True)
+        """
+        from km.generate import run_stream
+
+        return run_stream(self, prompts, max_tokens, decoder, stop, eos, bos, special)
+
+    def session(self, capacity: int) -> Session:
+        """Keys and values kept between passes, for up to `capacity` tokens."""
+        from km.session import Session
+
+        return Session(self, capacity)
 
     def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
         """What each layer would say next, read through the model's own norm and unembedding.

@@ -142,7 +142,7 @@ def run_score(
 
 def list_prompts(prompts: str | Ids | Sequence[Text]) -> list[str | list[int]]:
     """One prompt, or several, each a str or a list of ids."""
-    if isinstance(prompts, str) or _is_ids(prompts):
+    if isinstance(prompts, str) or is_ids(prompts):
         prompts = cast("Sequence[Text]", [prompts])
     if isinstance(prompts, bytes):
         raise TypeError("a prompt must be str or token ids, not bytes")
@@ -152,7 +152,7 @@ def list_prompts(prompts: str | Ids | Sequence[Text]) -> list[str | list[int]]:
     return listed
 
 
-def _is_ids(value: object) -> bool:
+def is_ids(value: object) -> bool:
     """Whether a value is a sequence of integers: token ids of one text."""
     if isinstance(value, str | bytes):
         return False
@@ -176,12 +176,12 @@ def _list_candidates(
     candidates: Sequence[Text] | Sequence[Sequence[Text]], n_prompts: int
 ) -> list[list[str | list[int]]]:
     """Each prompt's own list."""
-    if isinstance(candidates, str | bytes) or _is_ids(candidates):
+    if isinstance(candidates, str | bytes) or is_ids(candidates):
         raise TypeError("candidates must be a list of texts, not one text")
     outer = list(candidates)
     if not outer:
         raise ArgumentError("no candidates")
-    if isinstance(outer[0], str) or _is_ids(outer[0]):
+    if isinstance(outer[0], str) or is_ids(outer[0]):
         shared = [_text_or_ids(cast("Text", c), "a candidate") for c in outer]
         return [shared] * n_prompts
     if len(outer) != n_prompts:

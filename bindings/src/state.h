@@ -13,6 +13,7 @@ typedef enum km_type_index {
     KM_TYPE_CONTEXT,
     KM_TYPE_MODEL,
     KM_TYPE_KNOWLEDGE_BASE,
+    KM_TYPE_SESSION,
     KM_N_TYPES
 } km_type_index;
 

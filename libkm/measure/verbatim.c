@@ -2,8 +2,8 @@
  * the batch allows. */
 #include <math.h>
 
-#include "km/memorization.h"
 #include "base/base.h"
+#include "km/memorization.h"
 
 enum { TEXT, POSITION, TOKEN, LOGP, RANK, IS_ARGMAX, MU, SIGMA2, N_COLUMNS };
 

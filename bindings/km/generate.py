@@ -1,0 +1,673 @@
+"""Generating text: `Model.generate` and `Model.stream`. Definitions: docs/generation.md."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from km import _km
+from km.decoders import Choice, Decoder, Greedy, pick_best
+from km.errors import ArgumentError
+from km.result import make_provenance
+from km.score import list_prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from km.model import Ids, Model
+
+GENERATE_ID = "generation"
+GENERATE_VERSION = 1
+
+Reason: TypeAlias = Literal["eos", "stop", "length", "decoder", "interrupted"]
+
+# Tokens computed in one pass of a prompt; what is computed does not depend on it.
+_PASS_TOKENS = 1024
+# Prompts that go on together: more gain no speed.
+_MOST_BRANCHES = 64
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after one prompt.
+
+    Attributes
+    ----------
+    text : str
+        Without the stop string and what follows it; bytes that are not UTF-8 become U+FFFD.
+    ids : list of int
+        Every token generated, those of a stop string and the end token included.
+    logprobs : list of float
+        Of each token under the model itself, before filters, nats.
+    finish_reason : {"eos", "stop", "length", "decoder", "interrupted"}
+        An end token, a stop string, max_tokens, the decoder's own wish, or Ctrl-C.
+    prompt : str or None
+        None when it was given as token ids.
+    prompt_ids : list of int
+    score : float
+        What the decoder chose it by; the sum of logprobs unless it says otherwise.
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: Reason
+    prompt: str | None
+    prompt_ids: list[int]
+    score: float
+    _origin: _Origin = field(repr=False, compare=False)
+
+    @property
+    def logp(self) -> float:
+        """Sum of logprobs, nats."""
+        return sum(self.logprobs)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Everything needed to make it again."""
+        return self._origin.provenance()
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the generations of one call have in common."""
+
+    model: Model
+    parameters: dict[str, Any]
+    seed: int | None
+    time: str
+
+    def provenance(self) -> dict[str, Any]:
+        made = make_provenance(
+            GENERATE_ID, GENERATE_VERSION, self.model, self.parameters, self.seed
+        )
+        return {**made, "time": self.time}
+
+
+class Piece(NamedTuple):
+    """One generated token as it comes out of a stream.
+
+    Attributes
+    ----------
+    prompt : int
+        Index of the prompt.
+    id : int
+    logprob : float
+        Nats.
+    text : str
+        What can be shown by now: never half a character, never the beginning of a stop string. The
+        texts of a prompt's pieces make up the text of its generation.
+    finish_reason : str or None
+        Why the generation ends with this token.
+    """
+
+    prompt: int
+    id: int
+    logprob: float
+    text: str
+    finish_reason: Reason | None
+
+
+class Branch:
+    """One continuation of one prompt under way.
+
+    Attributes
+    ----------
+    prompt : int
+        Index of the prompt in the call.
+    prompt_ids : list of int
+    ids : list of int
+        Tokens generated so far.
+    logprobs : list of float
+        Of each of them, nats.
+    logp : float
+        Their sum.
+    score : float
+        Of an ended branch.
+    state : object
+        The decoder's own; None at first, shared by the branches a split makes.
+    stream : int
+        Number of the prompt's random stream.
+    """
+
+    __slots__ = (
+        "data",
+        "ids",
+        "logp",
+        "logprobs",
+        "node",
+        "prompt",
+        "prompt_ids",
+        "reason",
+        "score",
+        "state",
+        "stream",
+    )
+
+    def __init__(self, prompt: int, prompt_ids: list[int], node: int, stream: int) -> None:
+        self.prompt = prompt
+        self.prompt_ids = prompt_ids
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.logp = 0.0
+        self.score = 0.0
+        self.state: Any = None
+        self.stream = stream
+        self.node = node
+        self.data = b""
+        self.reason: Reason | None = None
+
+    def split(self) -> Branch:
+        """A branch that begins like this one."""
+        other = Branch(self.prompt, self.prompt_ids, self.node, self.stream)
+        other.ids, other.logprobs = [*self.ids], [*self.logprobs]
+        other.logp, other.state, other.data = self.logp, self.state, self.data
+        return other
+
+
+class Step:
+    """What a decoder sees of one step: the live branches and the logits after each.
+
+    Attributes
+    ----------
+    model : Model
+    number : int
+        Tokens generated before this step.
+    last : bool
+        max_tokens allows no step after this one.
+    branches : list of Branch
+        Those alive, all of the same length.
+    finished : list of lists of Branch
+        Of each prompt of the call, those that have ended.
+    eos : frozenset of int
+        End-of-sequence tokens.
+    raw_logits : Array
+        (B, V) float32, one row a branch.
+    """
+
+    def __init__(
+        self, run: _Run, number: int, branches: list[Branch], raw_logits: _km.Array
+    ) -> None:
+        self._run = run
+        self.model = run.model
+        self.number = number
+        self.last = number + 1 == run.max_tokens
+        self.branches = branches
+        self.finished = run.finished
+        self.eos = run.ending.eos
+        self.raw_logits = raw_logits
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.raw_logits.shape[1]
+
+    @property
+    def logits(self) -> np.ndarray[Any, Any]:
+        """(B, V) float32, one row a branch; no copy."""
+        import numpy as np
+
+        return np.asarray(self.raw_logits)
+
+    def logprobs(self) -> np.ndarray[Any, Any]:
+        """log softmax of each row: (B, V) float32, nats."""
+        import numpy as np
+
+        return np.asarray(_km.rows_logprobs(self.model._model, self.raw_logits))
+
+    def argmax(self) -> tuple[list[int], list[float]]:
+        """The most likely token of each branch (ties: lowest id) and its log-probability."""
+        ids, logprobs = _km.rows_argmax(self.model._model, self.raw_logits)
+        return ids.tolist(), logprobs.tolist()
+
+    def top(self, k: int) -> tuple[list[list[int]], list[list[float]]]:
+        """The k most likely tokens of each branch, best first, and their log-probabilities."""
+        ids, logprobs = _km.rows_top(self.model._model, self.raw_logits, k)
+        return ids.tolist(), logprobs.tolist()
+
+    def ends(self, branch: Branch, token: int) -> Reason | None:
+        """Why a branch would end with this token; None when it would go on."""
+        return self._run.ending.reason(branch.data, branch.data + self._run.piece(token), token)
+
+    def forward(self, sequences: Iterable[Sequence[int]]) -> np.ndarray[Any, Any]:
+        """Logits after other token sequences: a second context, a changed prompt.
+
+        Sequences may grow from step to step: what they begin with in common with earlier ones is
+        not computed again.
+
+        Parameters
+        ----------
+        sequences : iterable of sequences of int
+
+        Returns
+        -------
+        (number of sequences, V) float32
+        """
+        import numpy as np
+
+        return np.asarray(self._run.other_forest().rows([list(ids) for ids in sequences]))
+
+
+class _Ending:
+    """When a branch ends, and where its text is cut."""
+
+    def __init__(self, eos: frozenset[int], stops: list[bytes]) -> None:
+        self.eos = eos
+        self.stops = stops
+        self._longest = max(map(len, stops), default=0)
+
+    def reason(self, before: bytes, after: bytes, token: int) -> Reason | None:
+        if token in self.eos:
+            return "eos"
+        return "stop" if self._find(after, len(before)) is not None else None
+
+    def _find(self, data: bytes, known: int) -> int | None:
+        """Where the first stop string begins; the first `known` bytes hold none."""
+        start = max(0, known - self._longest + 1)
+        found = [at for stop in self.stops if (at := data.find(stop, start)) >= 0]
+        return min(found, default=None)
+
+    def cut(self, data: bytes) -> bytes:
+        """The text before the first stop string."""
+        at = self._find(data, 0)
+        return data if at is None else data[:at]
+
+    def shown(self, data: bytes) -> int:
+        """How many bytes can no longer become part of a stop string."""
+        for n in range(min(self._longest - 1, len(data)), 0, -1):
+            if any(stop.startswith(data[-n:]) for stop in self.stops if len(stop) > n):
+                return len(data) - n
+        return len(data)
+
+
+class _Forest:
+    """A session and which of its nodes holds which tokens."""
+
+    def __init__(self, model: Model, capacity: int) -> None:
+        self._session = _km.Session(model._model, capacity)
+        self._children: dict[tuple[int, int], int] = {}
+        self._capacity = capacity
+        self._model = model
+        self._vocab = int(model.config["vocab_size"])
+
+    def extend(self, pairs: Sequence[tuple[int, int]]) -> _km.Array:
+        """Append one token to each node: logits in that order; new nodes are the last ones."""
+        n = len(pairs)
+        return self._session.append(
+            array("i", [token for _, token in pairs]),
+            array("q", [node for node, _ in pairs]),
+            array("q", range(n)),
+        )
+
+    def __len__(self) -> int:
+        return len(self._session)
+
+    def place(self, sequences: Sequence[Sequence[int]]) -> tuple[list[int], _km.Array]:
+        """Nodes of the sequences' last tokens, and the logits after them.
+
+        What is there already is not computed again, but for a sequence's last token.
+        """
+        ids, parents, ends = array("i"), array("q"), []
+        base = len(self._session)
+        fresh: dict[tuple[int, ...], int] = {}
+        for sequence in sequences:
+            key = tuple(sequence)
+            if key not in fresh:
+                node = -1
+                for i, token in enumerate(sequence):
+                    child = self._children.get((node, token))
+                    if child is None or (i == len(sequence) - 1 and child < base):
+                        child = base + len(ids)
+                        self._children[node, token] = child
+                        ids.append(token)
+                        parents.append(node)
+                    node = child
+                fresh[key] = node
+            ends.append(fresh[key])
+        return ends, self._append(base, ids, parents, ends)
+
+    def rows(self, sequences: Sequence[Sequence[int]]) -> _km.Array:
+        """The logits alone; forgets everything when the session is full."""
+        needed = sum(map(len, sequences))
+        if len(self._session) + needed > self._capacity:
+            self._capacity = max(self._capacity, 2 * needed)
+            self._session = _km.Session(self._model._model, self._capacity)
+            self._children.clear()
+        return self.place(sequences)[1]
+
+    def _append(
+        self, base: int, ids: array[int], parents: array[int], ends: list[int]
+    ) -> _km.Array:
+        """Append in passes of bounded size; the rows of `ends` in their order."""
+        wanted: dict[int, list[int]] = {}
+        for row, node in enumerate(ends):
+            wanted.setdefault(node, []).append(row)
+        if len(ids) <= _PASS_TOKENS:
+            return self._session.append(ids, parents, array("q", [n - base for n in ends]))
+        import numpy as np
+
+        out = np.empty((len(ends), self._vocab), dtype=np.float32)
+        for first in range(0, len(ids), _PASS_TOKENS):
+            stop = min(first + _PASS_TOKENS, len(ids))
+            nodes = [n for n in wanted if first <= n - base < stop]
+            rows = self._session.append(
+                ids[first:stop], parents[first:stop], array("q", [n - base - first for n in nodes])
+            )
+            for node, row in zip(nodes, np.asarray(rows), strict=True):
+                out[wanted[node]] = row
+        return out  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    text: str | None
+    ids: list[int]
+    stream: int
+
+
+class _Run:
+    """One call: its prompts, in groups that fit into memory, and what has been generated."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: str | Ids | Sequence[str | Ids],
+        max_tokens: int,
+        decoder: Decoder | None,
+        stop: str | Sequence[str],
+        eos: int | Sequence[int] | None,
+        bos: bool | None,
+        special: bool,
+    ) -> None:
+        if max_tokens < 1:
+            raise ArgumentError(f"max_tokens is {max_tokens}; it must be positive")
+        self.model = model
+        self.max_tokens = max_tokens
+        self.decoder = Greedy() if decoder is None else decoder
+        if not isinstance(self.decoder, Decoder):
+            raise TypeError(
+                f"decoder must have choose(), describe() and branches (km.Decoder), "
+                f"not {type(decoder).__name__}"
+            )
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if not all(stops):
+            raise ArgumentError("a stop string is empty")
+        self.ending = _Ending(_eos_ids(model, eos), [s.encode() for s in stops])
+        self.prompts = self._encode(list_prompts(prompts), bos, special)
+        self.finished: list[list[Branch]] = [[] for _ in self.prompts]
+        self.live: list[Branch] = []
+        self._pieces: dict[int, bytes] = {}
+        self._others: _Forest | None = None
+        parameters = {
+            **self.decoder.describe(),
+            "max_tokens": max_tokens,
+            "stop": stops,
+            "eos": sorted(self.ending.eos),
+            "bos": bos,
+            "special": special,
+        }
+        seed = parameters.pop("seed", None)
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        self._origin = _Origin(model, parameters, seed, time)
+
+    # ---- prompts ----
+
+    def _encode(
+        self, prompts: list[str | list[int]], bos: bool | None, special: bool
+    ) -> list[_Prompt]:
+        context, seen = int(self.model.config["context_length"]), dict[bytes, int]()
+        out = []
+        for i, prompt in enumerate(prompts):
+            text = prompt if isinstance(prompt, str) else None
+            ids = prompt if not isinstance(prompt, str) else self.model.encode(prompt, bos, special)
+            if not ids:
+                raise ArgumentError(f"prompt {i} has no tokens; give a text or bos=True")
+            if len(ids) + self.max_tokens - 1 > context:
+                raise ArgumentError(
+                    f"prompt {i} has {len(ids)} tokens; with max_tokens={self.max_tokens} it does "
+                    f"not fit into the model's context of {context}"
+                )
+            key = array("q", ids).tobytes()
+            again = seen.get(key, 0)
+            seen[key] = again + 1
+            out.append(_Prompt(text, ids, _stream_number(key, again)))
+        return out
+
+    def _groups(self) -> Iterator[range]:
+        """Prompts that are generated together: as many as memory and speed allow."""
+        c = self.model.config
+        token_bytes = 8 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"]
+        most = max(1, _km.memory_available() // 4 // token_bytes)
+        beams = self.decoder.branches
+        start, tokens = 0, 0
+        for i, prompt in enumerate(self.prompts):
+            needed = len(prompt.ids) + beams * self.max_tokens
+            if i > start and (tokens + needed > most or (i - start + 1) * beams > _MOST_BRANCHES):
+                yield range(start, i)
+                start, tokens = i, 0
+            tokens += needed
+        yield range(start, len(self.prompts))
+
+    def other_forest(self) -> _Forest:
+        """Where decoders compute contexts of their own."""
+        if self._others is None:
+            longest = max(len(prompt.ids) for prompt in self.prompts) + self.max_tokens
+            self._others = _Forest(self.model, 2 * longest * self.decoder.branches)
+        return self._others
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token adds to the text: none for special and end tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            silent = token in self.ending.eos or self.model.is_special(token)
+            known = b"" if silent else self.model._model.piece(token)
+            self._pieces[token] = known
+        return known
+
+    # ---- steps ----
+
+    def steps(self) -> Iterator[list[Branch]]:
+        """After each step the branches it extended, ended ones included."""
+        for group in self._groups():
+            yield from self._steps_of_group(group)
+
+    def _steps_of_group(self, group: range) -> Iterator[list[Branch]]:
+        prompts = [self.prompts[i] for i in group]
+        capacity = sum(len(p.ids) for p in prompts)
+        capacity += len(prompts) * self.decoder.branches * self.max_tokens
+        forest = _Forest(self.model, capacity)
+        nodes, logits = forest.place([p.ids for p in prompts])
+        self.live = [
+            Branch(i, self.prompts[i].ids, node, self.prompts[i].stream)
+            for i, node in zip(group, nodes, strict=True)
+        ]
+        number = 0
+        while self.live:
+            extended = self._extend(Step(self, number, self.live, logits))
+            self.live = [branch for branch in extended if branch.reason is None]
+            yield extended
+            number += 1
+            if self.live:
+                base = len(forest)
+                logits = forest.extend([(b.node, b.ids[-1]) for b in self.live])
+                for i, branch in enumerate(self.live):
+                    branch.node = base + i
+
+    def _extend(self, step: Step) -> list[Branch]:
+        """The branches that the decoder's choices make of the live ones."""
+        choices = self.decoder.choose(step)
+        times = [0] * len(step.branches)
+        for choice in choices:
+            if not 0 <= choice.branch < len(times) or not 0 <= choice.token < step.vocab_size:
+                raise ArgumentError(
+                    f"{type(self.decoder).__name__} chose token {choice.token} for branch "
+                    f"{choice.branch} of {len(times)}"
+                )
+            times[choice.branch] += 1
+        extended = []
+        for choice in choices:
+            branch = step.branches[choice.branch]
+            extended.append(branch if times[choice.branch] == 1 else branch.split())
+        for branch, choice in zip(extended, choices, strict=True):
+            self._append(branch, choice, step.last)
+        return extended
+
+    def _append(self, branch: Branch, choice: Choice, last: bool) -> None:
+        before = branch.data
+        branch.ids.append(choice.token)
+        branch.logprobs.append(choice.logprob)
+        branch.logp += choice.logprob
+        branch.data = before + self.piece(choice.token)
+        branch.reason = self.ending.reason(before, branch.data, choice.token)
+        if branch.reason is None and (last or choice.done):
+            branch.reason = "length" if last else "decoder"
+        if branch.reason is not None:
+            branch.score = branch.logp if choice.score is None else choice.score
+            self.finished[branch.prompt].append(branch)
+
+    # ---- results ----
+
+    def interrupt(self) -> None:
+        """End what is under way; a prompt that was not begun has an empty generation."""
+        begun = {branch.prompt: branch for branch in reversed(self.live)}
+        self.live = []
+        for i, prompt in enumerate(self.prompts):
+            if not self.finished[i]:
+                branch = begun.get(i) or Branch(i, prompt.ids, -1, prompt.stream)
+                # The interrupt may have come while a token was being added.
+                del branch.ids[len(branch.logprobs) :]
+                branch.data = b"".join(map(self.piece, branch.ids))
+                branch.score = sum(branch.logprobs)
+                branch.reason = "interrupted"
+                self.finished[i].append(branch)
+
+    def generations(self) -> list[Generation]:
+        """One a prompt, of those that have ended."""
+        return [
+            self._generation(self.prompts[i], pick_best(branches))
+            for i, branches in enumerate(self.finished)
+            if branches
+        ]
+
+    def _generation(self, prompt: _Prompt, branch: Branch) -> Generation:
+        assert branch.reason is not None
+        text = self.ending.cut(branch.data).decode("utf-8", "replace")
+        return Generation(
+            text,
+            branch.ids,
+            branch.logprobs,
+            branch.reason,
+            prompt.text,
+            prompt.ids,
+            branch.score,
+            self._origin,
+        )
+
+
+def _eos_ids(model: Model, eos: int | Sequence[int] | None) -> frozenset[int]:
+    if eos is None:
+        return frozenset() if model.eos is None else frozenset([model.eos])
+    return frozenset([eos] if isinstance(eos, int) else eos)
+
+
+def _stream_number(ids: bytes, again: int) -> int:
+    """A number of a prompt and of how often it came before: 63 bits of a SHA-256."""
+    digest = hashlib.sha256(ids + again.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class _Shown:
+    """What a stream has shown of one prompt."""
+
+    def __init__(self, ending: _Ending) -> None:
+        self._ending = ending
+        self._n = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, branch: Branch) -> str:
+        over = branch.reason is not None
+        data = self._ending.cut(branch.data) if over else branch.data
+        until = len(data) if over else self._ending.shown(data)
+        fresh = data[self._n : until]
+        self._n = max(self._n, until)
+        return self._decoder.decode(fresh, final=over)
+
+
+class Stream:
+    """The tokens of a generation as they come; made by :meth:`km.Model.stream`.
+
+    Iterate for :class:`Piece` objects. Leaving the loop early, by Ctrl-C too, keeps what is done:
+    see `generations`.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        if run.decoder.branches != 1:
+            raise ArgumentError(
+                f"{type(run.decoder).__name__} decides at the end what it keeps and cannot be "
+                "streamed; use generate()"
+            )
+        self._run = run
+        self._iterator = self._pieces()
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self._iterator
+
+    def __next__(self) -> Piece:
+        return next(self._iterator)
+
+    def _pieces(self) -> Iterator[Piece]:
+        shown = [_Shown(self._run.ending) for _ in self._run.prompts]
+        for branches in self._run.steps():
+            for branch in branches:
+                text = shown[branch.prompt].next(branch)
+                yield Piece(branch.prompt, branch.ids[-1], branch.logprobs[-1], text, branch.reason)
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._iterator.close()  # type: ignore[attr-defined]
+        self._run.interrupt()
+
+    @property
+    def generations(self) -> list[Generation]:
+        """One a prompt; those still under way are ended as "interrupted"."""
+        self.close()
+        return self._run.generations()
+
+
+def run_generate(
+    model: Model,
+    prompts: str | Ids | Sequence[str | Ids],
+    max_tokens: int,
+    decoder: Decoder | None,
+    stop: str | Sequence[str],
+    eos: int | Sequence[int] | None,
+    bos: bool | None,
+    special: bool,
+) -> list[Generation]:
+    """See :meth:`km.Model.generate`."""
+    run = _Run(model, prompts, max_tokens, decoder, stop, eos, bos, special)
+    try:
+        for _ in run.steps():
+            pass
+    except KeyboardInterrupt:
+        run.interrupt()
+    return run.generations()
+
+
+def run_stream(
+    model: Model,
+    prompts: str | Ids | Sequence[str | Ids],
+    max_tokens: int,
+    decoder: Decoder | None,
+    stop: str | Sequence[str],
+    eos: int | Sequence[int] | None,
+    bos: bool | None,
+    special: bool,
+) -> Stream:
+    """See :meth:`km.Model.stream`."""
+    return Stream(_Run(model, prompts, max_tokens, decoder, stop, eos, bos, special))
