@@ -141,7 +141,7 @@ static km_status head_range(void *payload, int64_t begin, int64_t end, int worke
     head_state h = {.work = work, .back = back};
     h.q_stride = config->n_heads * width;
     h.kv_stride = config->n_kv_heads * width;
-    h.window = km__has_window(config, work->layer) ? config->sliding_window : positions;
+    h.window = km__is_windowed(config, work->layer) ? config->sliding_window : positions;
     h.path = back->paths + worker * positions;
     h.scores = scratch;
     h.raw = scratch + positions;

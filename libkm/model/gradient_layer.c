@@ -228,7 +228,7 @@ static km_status project(const layer *l, const projection *p, km_error *err) {
     if (p->turned == NULL) {
         return KM_OK;
     }
-    const km__rope *rope = &back->rope[km__has_window(config, l->index)];
+    const km__rope *rope = &back->rope[km__is_windowed(config, l->index)];
     turn_work work = {
         back,    p->turned, p->out, p->gain, config->position == KM_POSITION_ROPE ? rope : NULL,
         p->heads};
@@ -330,7 +330,7 @@ static km_status turn_back(const layer *l, const projection *p, km_error *err) {
     const km__back *back = l->back;
     const km_config *config = &back->model->config;
     if (p->turned != NULL) {
-        const km__rope *rope = &back->rope_back[km__has_window(config, l->index)];
+        const km__rope *rope = &back->rope_back[km__is_windowed(config, l->index)];
         turn_work work = {
             back,    p->d, p->out, p->gain, config->position == KM_POSITION_ROPE ? rope : NULL,
             p->heads};

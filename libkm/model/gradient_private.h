@@ -101,8 +101,4 @@ KM_NODISCARD km_status km__layer_backward(const km__back *back, int32_t layer, b
 KM_NODISCARD km_status km__over_rows(const km__back *back, int64_t n, km_range_fn fn, void *payload,
                                      km_error *err);
 
-static inline bool km__has_window(const km_config *config, int32_t layer) {
-    return config->sliding_window > 0 && config->windowed[layer] != 0;
-}
-
 #endif
