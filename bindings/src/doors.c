@@ -59,11 +59,13 @@ static bool read_tree(km_args *in, km_py_pass *pass) {
     return count_positions(in, pass);
 }
 
-/* Elements of one token at a point, of one head or of all. */
-static bool find_extent(const km_py_pass *pass, int64_t point, int64_t head, int64_t *heads,
-                        int64_t *width) {
+/* Elements of one token at a point, of one head or of all; false where a number is out of the range
+ * of its C type. */
+static bool find_extent(const km_py_pass *pass, int64_t point, int64_t layer, int64_t head,
+                        int64_t *heads, int64_t *width) {
     const km_config *config = km_model_config(pass->model);
-    if (point < 0 || point >= KM_N_POINTS) {
+    if (point < 0 || point >= KM_N_POINTS || layer < 0 || layer > INT32_MAX || head < -1 ||
+        head > INT32_MAX) {
         return false;
     }
     *heads = head < 0 ? km_point_heads((km_point)point, config) : 1;
@@ -103,8 +105,9 @@ static bool read_patch(km_args *in, const km_py_pass *pass, int64_t i, const int
     const int64_t offset = row[KM_PATCH_COLUMN_OFFSET];
     if (row[KM_PATCH_COLUMN_KIND] < KM_PATCH_SET ||
         row[KM_PATCH_COLUMN_KIND] > KM_PATCH_PROJECT_OUT ||
-        !find_extent(pass, row[KM_PATCH_COLUMN_POINT], row[KM_PATCH_COLUMN_HEAD], &heads, &width)) {
-        return refuse(in, "patches", i, "names no kind or no point");
+        !find_extent(pass, row[KM_PATCH_COLUMN_POINT], row[KM_PATCH_COLUMN_LAYER],
+                     row[KM_PATCH_COLUMN_HEAD], &heads, &width)) {
+        return refuse(in, "patches", i, "names no kind, point, layer or head");
     }
     out->kind = (km_patch_kind)row[KM_PATCH_COLUMN_KIND];
     out->point = (km_point)row[KM_PATCH_COLUMN_POINT];
@@ -172,8 +175,9 @@ bool km_py_pass_reads(km_args *in, const char *name, const km_py_pass *pass, flo
         const int64_t *row = (const int64_t *)table.data + i * KM_READ_COLUMNS;
         const int64_t offset = row[KM_READ_OFFSET];
         int64_t heads, width;
-        if (!find_extent(pass, row[KM_READ_POINT], row[KM_READ_HEAD], &heads, &width)) {
-            return refuse(in, name, i, "names no point");
+        if (!find_extent(pass, row[KM_READ_POINT], row[KM_READ_LAYER], row[KM_READ_HEAD], &heads,
+                         &width)) {
+            return refuse(in, name, i, "names no point, layer or head");
         }
         km_read *read = &reads[i];
         *read = (km_read){.point = (km_point)row[KM_READ_POINT],
