@@ -1,101 +1,6 @@
 /* test_forward.c: the tree forward pass against the double-precision one, over architectures,
  * shapes of trees, CPU variants and thread counts; and everything a request can have wrong. */
-#include "km_test.h"
-#include "synthetic_model.h"
-
-#define MAX_NODES 700
-
-typedef struct forest {
-    int32_t ids[MAX_NODES];
-    int64_t parent[MAX_NODES];
-    int64_t n;
-} forest;
-
-static km_ctx *make_ctx(int threads, const char *cpu) {
-    km_ctx_options options = {threads, cpu, NULL};
-    km_ctx *ctx = NULL;
-    km_error err = KM_ERROR_INIT;
-    km_status status = km_ctx_new(&ctx, &options, &err);
-    if (status == KM_EUNSUPPORTED) {
-        return NULL; /* this machine has no such instructions */
-    }
-    assert_int_equal(status, KM_OK);
-    return ctx;
-}
-
-static void fill_ids(forest *f, int32_t vocab) {
-    for (int64_t i = 0; i < f->n; i++) {
-        f->ids[i] = (int32_t)km_random_below((uint64_t)vocab, 3, 1, (uint64_t)i);
-    }
-}
-
-static void make_chain(forest *f, int64_t n, int32_t vocab) {
-    f->n = n;
-    for (int64_t i = 0; i < n; i++) {
-        f->parent[i] = i - 1;
-    }
-    fill_ids(f, vocab);
-}
-
-/* `stay` of 10 tokens follow the one before; the others hang anywhere or start a sequence. */
-static void make_random_forest(forest *f, int64_t n, uint64_t stay, int32_t vocab) {
-    f->n = n;
-    for (int64_t i = 0; i < n; i++) {
-        bool follow = i > 0 && km_random_below(10, 5, stay, (uint64_t)i) < stay;
-        f->parent[i] =
-            follow ? i - 1 : (int64_t)km_random_below((uint64_t)i + 1, 6, stay, (uint64_t)i) - 1;
-    }
-    fill_ids(f, vocab);
-}
-
-/* What a request showed: (L+1, n, V), the output of row i at layer L. */
-typedef struct seen {
-    float *logits;
-    int *count; /* (L+1, n) visits */
-    int64_t n, vocab;
-} seen;
-
-static km_status look(void *payload, int64_t index, int32_t layer, const float *logits,
-                      int64_t vocab, km_error *err) {
-    (void)err;
-    seen *s = payload;
-    s->count[layer * s->n + index]++;
-    memcpy(s->logits + (layer * s->n + index) * vocab, logits, (size_t)vocab * sizeof(float));
-    return KM_OK;
-}
-
-static void seen_init(seen *s, const km_config *c, int64_t n) {
-    s->n = n;
-    s->vocab = c->vocab_size;
-    s->logits = calloc((size_t)((c->n_layers + 1) * n * s->vocab), sizeof(float));
-    s->count = calloc((size_t)((c->n_layers + 1) * n), sizeof(int));
-}
-
-static void seen_clear(seen *s) {
-    free(s->logits);
-    free(s->count);
-}
-
-/* All rows and all lens rows of a forest. */
-static void run_all(seen *s, const km_model *model, const forest *f) {
-    int64_t rows[MAX_NODES];
-    for (int64_t i = 0; i < f->n; i++) {
-        rows[i] = i;
-    }
-    km_forward_request request = {.tree = {f->ids, f->parent, f->n},
-                                  .rows = rows,
-                                  .n_rows = f->n,
-                                  .lens_rows = rows,
-                                  .n_lens_rows = f->n,
-                                  .on_logits = look,
-                                  .payload = s};
-    km_error err = KM_ERROR_INIT;
-    seen_init(s, &model->config, f->n);
-    km_status status = km_model_forward(model, &request, &err);
-    if (status != KM_OK) {
-        fail_msg("%s", err.message);
-    }
-}
+#include "forest.h"
 
 static double log_sum_exp(const double *x, int64_t n) {
     double largest = x[0], sum = 0.0;
@@ -164,8 +69,9 @@ static void test_every_variant_agrees_with_double_precision(void **state) {
     for (int i = 0; i < 3; i++) {
         km_ctx *ctx = make_ctx(2, cpus[i]);
         if (ctx != NULL) {
-            compare_forests(ctx, llama_config());
-            compare_forests(ctx, gemma_config());
+            for (int c = 0; c < N_SYNTHETIC; c++) {
+                compare_forests(ctx, synthetic_config(c));
+            }
             km_ctx_free(ctx);
         }
     }
@@ -187,6 +93,25 @@ static void test_other_configurations(void **state) {
     c.sliding_window = 0;
     c.qk_norm = false;
     compare_forests(ctx, c);
+    c = neox_config();
+    c.parallel_residual = false;
+    c.rope_pairs = KM_ROPE_INTERLEAVED;
+    compare_forests(ctx, c);
+    km_ctx_free(ctx);
+}
+
+/* Factors from the file stand in the place of Llama 3's formula. */
+static void test_rope_factors_of_the_file(void **state) {
+    (void)state;
+    static const float factors[] = {1.0f, 2.5f, 8.0f, 32.0f};
+    km_ctx *ctx = make_ctx(2, NULL);
+    synthetic s;
+    forest f;
+    synthetic_init(&s, ctx, llama3_config());
+    s.model.weights.rope_factors = factors;
+    make_chain(&f, 130, s.model.config.vocab_size);
+    compare_with_reference(&s.model, &f);
+    synthetic_clear(&s);
     km_ctx_free(ctx);
 }
 
@@ -210,19 +135,6 @@ static void test_same_bits_for_any_thread_count(void **state) {
     assert_memory_equal(s[0].logits, s[2].logits, bytes);
     for (int i = 0; i < 3; i++) {
         seen_clear(&s[i]);
-    }
-}
-
-/* The path from the root to a node as a sequence of its own. */
-static void path_of(forest *path, const forest *f, int64_t node) {
-    path->n = 0;
-    for (int64_t i = node; i >= 0; i = f->parent[i]) {
-        path->n++;
-    }
-    int64_t at = path->n;
-    for (int64_t i = node; i >= 0; i = f->parent[i]) {
-        path->ids[--at] = f->ids[i];
-        path->parent[at] = at - 1;
     }
 }
 
@@ -560,6 +472,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_variant_agrees_with_double_precision),
         cmocka_unit_test(test_other_configurations),
+        cmocka_unit_test(test_rope_factors_of_the_file),
         cmocka_unit_test(test_same_bits_for_any_thread_count),
         cmocka_unit_test(test_a_tree_is_its_sequences),
         cmocka_unit_test(test_rows_are_what_was_asked),
