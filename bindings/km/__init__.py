@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from km import scores as scores
     from km import stats as stats
     from km._km import Context as Context
+    from km.attribution import LogitAttribution as LogitAttribution
+    from km.attribution import logit_attribution as logit_attribution
     from km.comparison import Comparison as Comparison
     from km.comparison import compare as compare
     from km.comparison import power as power
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
+    from km.patch_sweep import ActivationPatching as ActivationPatching
+    from km.patch_sweep import activation_patching as activation_patching
     from km.patching import Patch as Patch
     from km.patching import patch as patch
     from km.picture import Picture as Picture
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
     from km.texts import verbatim as verbatim
     from km.trace import Trace as Trace
     from km.trace import TracePlan as TracePlan
+    from km.tracing import CausalTrace as CausalTrace
+    from km.tracing import causal_trace as causal_trace
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -120,6 +126,12 @@ _PLACES = {
     "validate": "datasets",
     "verbatim": "texts",
     "verify": "verification",
+    "ActivationPatching": "patch_sweep",
+    "CausalTrace": "tracing",
+    "LogitAttribution": "attribution",
+    "activation_patching": "patch_sweep",
+    "causal_trace": "tracing",
+    "logit_attribution": "attribution",
 }
 
 __all__ = [*_PLACES, "__version__"]

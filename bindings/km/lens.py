@@ -120,6 +120,32 @@ def read_prompt(
     return ids, model.decode(ids)
 
 
+def answer_tokens(
+    model: Model,
+    ids: list[int],
+    prompt: str | bytes,
+    answer: str,
+    bos: bool | None = None,
+) -> list[int]:
+    """Tokens of an answer as it continues the prompt; a blank is put between where both touch.
+
+    Raises
+    ------
+    ArgumentError
+        The answer does not start a token of its own.
+    """
+    before = prompt.encode() if isinstance(prompt, str) else prompt
+    after = answer.encode()
+    runs_together = before[-1:] not in b" \n\t" and after[:1] not in b" \n\t"
+    whole = model.encode(before + (b" " if runs_together else b"") + after, bos=bos)
+    if whole[: len(ids)] != ids or len(whole) == len(ids):
+        raise ArgumentError(
+            f"the target {answer!r} does not start a token of its own after this prompt; "
+            "give the token's id instead"
+        )
+    return whole[len(ids) :]
+
+
 def first_token(
     model: Model,
     ids: list[int],
@@ -128,13 +154,4 @@ def first_token(
     bos: bool | None = None,
 ) -> int:
     """First token of the target as it continues the prompt."""
-    before = prompt.encode() if isinstance(prompt, str) else prompt
-    after = target.encode()
-    runs_together = before[-1:] not in b" \n\t" and after[:1] not in b" \n\t"
-    whole = model.encode(before + (b" " if runs_together else b"") + after, bos=bos)
-    if whole[: len(ids)] != ids or len(whole) == len(ids):
-        raise ArgumentError(
-            f"the target {target!r} does not start a token of its own after this prompt; "
-            "give the token's id instead"
-        )
-    return whole[len(ids)]
+    return answer_tokens(model, ids, prompt, target, bos)[0]

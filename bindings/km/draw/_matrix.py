@@ -96,7 +96,7 @@ def draw_matrix(
         side = _side(share * largest, largest, pitch)
         label = f"{figure(share * largest)}{f' {unit}' if unit else ''}"
         graph.add_legend(label, shape="box", fill="blue", stroke="none", width=side, height=side)
-    if any(v < 0 for v in present):
+    if any(v < -0.001 * largest for v in present):
         graph.add_legend("below zero", shape="box", fill="vermilion", stroke="none", width=9.0)
     if any(marked):
         graph.add_legend("subject", shape="box", fill="pale-orange", stroke="none", width=18.0)
