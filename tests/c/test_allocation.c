@@ -2,6 +2,7 @@
  * its first, second, third ... allocation: KM_ENOMEM with a message, nothing leaked, and the model
  * works on. tools/check_allocation.py checks that no such function is missing here. */
 #include "km/arrow.h"
+#include "km/gradient.h"
 #include "km/memorization.h"
 #include "km/score.h"
 #include "km/stats.h"
@@ -74,6 +75,44 @@ static km_status next_logprobs(fixture *f, km_error *err) {
     float out[4096];
     assert_true(km_model_config(f->model)->vocab_size <= 4096);
     return km_model_next_logprobs_into(out, f->model, IDS, 8, err);
+}
+
+/* A session that takes three tokens, forgets one and keeps one. */
+static km_status sessions(fixture *f, km_error *err) {
+    static const int64_t parent[] = {-1, 0, 1}, kept[] = {0};
+    km_status status = KM_OK;
+    km_session *session = NULL;
+    KM_GO(km_session_new(&session, f->model, 8, err));
+    const km_forward_request request = {.tree = {IDS, parent, 3}, .session = session};
+    KM_GO(km_model_forward(f->model, &request, err));
+    KM_GO(km_session_truncate(session, 2, err));
+    KM_GO(km_session_keep(session, kept, 1, err));
+done:
+    km_session_free(session);
+    return status;
+}
+
+static km_status loss_of_first(void *payload, int64_t index, float *row, int64_t vocab,
+                               km_error *err) {
+    (void)payload;
+    (void)index;
+    (void)err;
+    memset(row, 0, (size_t)vocab * sizeof(float));
+    row[0] = 1.0f;
+    return KM_OK;
+}
+
+static km_status gradients(fixture *f, km_error *err) {
+    static const int64_t parent[] = {-1, 0, 1, 1}, row = 3;
+    float out[4096];
+    const km_read read = {
+        .point = KM_POINT_RESID_PRE, .head = -1, .nodes = &row, .n_nodes = 1, .out = out};
+    const km_gradient_request request = {
+        .forward = {.tree = {IDS, parent, 4}, .rows = &row, .n_rows = 1},
+        .loss = loss_of_first,
+        .gradients = &read,
+        .n_gradients = 1};
+    return km_model_gradients(f->model, &request, err);
 }
 
 /* ---- text ---- */
@@ -313,6 +352,8 @@ static const struct {
               {"km_model_forward", forward},
               {"km_model_logprobs_into", logprobs},
               {"km_model_next_logprobs_into", next_logprobs},
+              {"km_session_new, truncate, keep", sessions},
+              {"km_model_gradients", gradients},
               {"km_tokenizer_encode", encode},
               {"km_tokenizer_decode", decode},
               {"km_memorization_run", recall},
