@@ -9,6 +9,7 @@
 KM_VARIANTS(km_kernels, kernels);
 KM_VARIANTS(km_attention_kernels, attention);
 KM_VARIANTS(km_linear_kernels, linear);
+KM_VARIANTS(km_dequant_kernels, dequant);
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
     return KM_VARIANT(kernels, ctx);
@@ -20,4 +21,8 @@ const km_linear_kernels *km__linear_kernels(const km_ctx *ctx) {
 
 const km_attention_kernels *km_ctx_attention_kernels(const km_ctx *ctx) {
     return KM_VARIANT(attention, ctx);
+}
+
+const km_dequant_kernels *km__dequant_kernels(const km_ctx *ctx) {
+    return KM_VARIANT(dequant, ctx);
 }

@@ -1,7 +1,8 @@
 /* linear.c: products with stored matrices, and the product of the backward pass.
  *
  * A product is cut into units: a panel of rows of w that is converted to float32 in the worker's
- * scratch memory, times a chunk of rows of x. The cuts depend on the shape alone.
+ * scratch memory, times a chunk of rows of x. A single row of x is multiplied while the weights are
+ * converted in registers. The cuts depend on the shape alone.
  */
 #include <string.h>
 
@@ -77,13 +78,18 @@ static km_status run_unit(const linear_work *work, const km_linear_job *job, con
                           int64_t unit, int worker, km_error *err) {
     const int64_t first = unit % c->panels * c->rows;
     const int64_t row = unit / c->panels * CHUNK_ROWS;
+    const float *bias = job->bias == NULL ? NULL : job->bias + first;
     const km_matrix w = km_matrix_rows(job->w, first, least(c->rows, job->w->rows - first));
+    if (job->m == 1) {
+        km__dequant_kernels(work->ctx)->one_row[w.dtype](
+            job->y + first, job->x, w.data, km_matrix_row_bytes(&w), bias, w.rows, w.cols);
+        return KM_OK;
+    }
     float *panel = NULL;
     KM_TRY(panel_scratch(&panel, work->ctx, worker, w.cols, err));
     convert_panel(panel, work->ctx, &w);
     work->kernels->block(job->y + row * job->ldy + first, job->ldy, job->x + row * job->ldx,
-                         job->ldx, panel, panel_stride(w.cols),
-                         job->bias == NULL ? NULL : job->bias + first,
+                         job->ldx, panel, panel_stride(w.cols), bias,
                          least(CHUNK_ROWS, job->m - row), w.rows, w.cols);
     return KM_OK;
 }

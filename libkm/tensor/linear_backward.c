@@ -31,13 +31,14 @@ typedef struct backward_work {
 } backward_work;
 
 /* Columns column .. column+n-1 of rows first .. first+count-1. */
-static void convert_part(float *panel, const km_matrix *w, int64_t first, int64_t count,
-                         int64_t column, int64_t n) {
+static void convert_part(float *panel, const km_ctx *ctx, const km_matrix *w, int64_t first,
+                         int64_t count, int64_t column, int64_t n) {
     const km_dtype_traits *traits = km_dtype_get(w->dtype);
     const int64_t offset = column / traits->block_elements * traits->block_bytes;
     for (int64_t r = 0; r < count; r++) {
         const km_matrix row = km_matrix_rows(w, first + r, 1);
-        traits->to_f32(panel + r * n, (const char *)row.data + offset, n);
+        km__dequant_kernels(ctx)->to_f32[w->dtype](panel + r * n, (const char *)row.data + offset,
+                                                   n);
     }
 }
 
@@ -52,7 +53,7 @@ static void run_unit(const backward_work *work, float *panel, int64_t unit) {
     }
     for (int64_t first = 0; first < w->rows; first += PANEL_ROWS) {
         const int64_t count = least(PANEL_ROWS, w->rows - first);
-        convert_part(panel, w, first, count, column, n);
+        convert_part(panel, work->ctx, w, first, count, column, n);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)count, 1.0f,
                     work->dy + row * work->lddy + first, (int)work->lddy, panel, (int)n, 1.0f, dx,
                     (int)work->lddx);

@@ -9,6 +9,16 @@
 /* Panels of weights have rows padded with zeros to a multiple of the widest vector. */
 #define KM_PANEL_ALIGN 16
 
+/* Longest block of a sum. */
+#define KM_SUM_BLOCK 768
+
+/* Elements a block of a sum over k: all of k up to KM_SUM_BLOCK, else equal blocks, each a multiple
+ * of 256 so that no stored block is cut. Part of what defines the bits of a product. */
+static inline int64_t km__sum_block(int64_t k) {
+    const int64_t blocks = (k + KM_SUM_BLOCK - 1) / KM_SUM_BLOCK;
+    return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 255) / 256 * 256;
+}
+
 typedef struct km_linear_kernels {
     const char *name;
     /* y (m, n) = x (m, k) w^T + bias, row strides ldy, ldx, ldw. w has zeros in columns k to the
@@ -19,5 +29,19 @@ typedef struct km_linear_kernels {
 } km_linear_kernels;
 
 const km_linear_kernels *km__linear_kernels(const km_ctx *ctx);
+
+/* The conversions of kernels_dequant.c, bit for bit those of km_dtype_traits.to_f32 (a signalling
+ * NaN may come out quiet), and the products of one row that convert in registers. */
+typedef struct km_dequant_kernels {
+    const char *name;
+    /* n elements (a multiple of the type's block) from src into dst */
+    void (*to_f32[KM_DTYPE_COUNT])(float *dst, const void *src, int64_t n);
+    /* y (n) = w x + bias for the n rows of w, row_bytes apart, of k columns; bias (n) or NULL. The
+     * bits are those of km_linear_kernels.block. */
+    void (*one_row[KM_DTYPE_COUNT])(float *y, const float *x, const void *w, int64_t row_bytes,
+                                    const float *bias, int64_t n, int64_t k);
+} km_dequant_kernels;
+
+const km_dequant_kernels *km__dequant_kernels(const km_ctx *ctx);
 
 #endif

@@ -1,5 +1,5 @@
 /* matrix.c: rows of a stored matrix. */
-#include "tensor/matrix.h"
+#include "tensor/linear_private.h"
 
 int64_t km_matrix_row_bytes(const km_matrix *w) {
     const km_dtype_traits *traits = km_dtype_get(w->dtype);
@@ -14,7 +14,6 @@ km_matrix km_matrix_rows(const km_matrix *w, int64_t first, int64_t count) {
 }
 
 void km_matrix_row(float *out, const km_ctx *ctx, const km_matrix *w, int64_t row) {
-    (void)ctx;
-    km_matrix one = km_matrix_rows(w, row, 1);
-    km_dtype_get(w->dtype)->to_f32(out, one.data, w->cols);
+    const km_matrix one = km_matrix_rows(w, row, 1);
+    km__dequant_kernels(ctx)->to_f32[w->dtype](out, one.data, w->cols);
 }
