@@ -223,6 +223,25 @@ def gguf_configs() -> Iterator[Pair]:
     yield "gemma3_no_window", gguf(gemma, embed, data)
     gemma.append(number("gemma3.attention.sliding_window", 512))
     yield "gemma3", gguf(gemma, embed, data)
+    flags = key("gemma3.attention.sliding_window_pattern", ARRAY, array(BOOL, 1, b"\1"))
+    yield "gemma3_flags", gguf([*gemma, flags], embed, data)
+    short = key("gemma3.attention.sliding_window_pattern", ARRAY, array(BOOL, 0, b""))
+    yield "gemma3_no_flags", gguf([*gemma, short], embed, data)
+    for name, epsilon in (
+        ("gpt2", "layer_norm_epsilon"),
+        ("gptneox", "layer_norm_epsilon"),
+        ("qwen2", "layer_norm_rms_epsilon"),
+        ("qwen3", "layer_norm_rms_epsilon"),
+        ("gemma2", "layer_norm_rms_epsilon"),
+    ):
+        keys = [key("general.architecture", STRING, string(name))]
+        keys += [number(k.replace("llama", name), v) for k, v in LLAMA_SIZES.items()]
+        keys.append(real(f"{name}.attention.{epsilon}", 1e-6))
+        yield f"{name}_short", gguf(keys, embed, data)
+        keys.append(key(f"{name}.use_parallel_residual", BOOL, b"\1" if "neox" in name else b"\0"))
+        keys.append(real(f"{name}.attn_logit_softcapping", 50.0))
+        keys.append(real(f"{name}.attention.scale", 0.25))
+        yield name, gguf(keys, embed, data)
 
 
 def entry(dtype: str, shape: list[int], offsets: list[int]) -> dict[str, object]:
@@ -309,6 +328,9 @@ def safetensors_files() -> Iterator[Pair]:
     yield "nested_32", safetensors(b'{"__metadata__":' + b"[" * 32 + b"]" * 32 + b"}")
     many = {f"t{i}": entry("F32", [0], [0, 0]) for i in range(300)}
     yield "valid_300_tensors", safetensors(many)
+    mask = {"h.0.attn.bias": entry("BOOL", [2, 2], [16, 20]), "w": entry("F32", [4], [0, 16])}
+    yield "valid_mask", safetensors(mask, bytes(20))
+    yield "mask_too_long", safetensors({"attn.bias": entry("U8", [2**62, 8], [0, 16])}, data)
 
 
 LLAMA_JSON: dict[str, object] = {
@@ -325,6 +347,30 @@ GEMMA_JSON: dict[str, object] = {
     "hidden_size": 8,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
+
+
+SIZED_JSON: dict[str, object] = {**LLAMA_JSON, "num_key_value_heads": 1, "num_hidden_layers": 3}
+FAMILIES_JSON: dict[str, dict[str, object]] = {
+    "mistral": {**SIZED_JSON, "sliding_window": 4, "head_dim": 8},
+    "qwen2": {**SIZED_JSON, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {**SIZED_JSON, "attention_bias": True},
+    "gemma2": {**GEMMA_JSON, "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 8},
+    "gpt_neox": {**SIZED_JSON, "rotary_pct": 0.5, "use_parallel_residual": False},
+    "gpt2": {"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 10, "n_inner": None},
+}
+
+
+def family_files() -> Iterator[Pair]:
+    """Each further model_type: right, and with its fields of wrong types."""
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    llama3["original_max_position_embeddings"] = 8192
+    yield "llama_llama3_whole", json.dumps(LLAMA_JSON | {"rope_scaling": llama3}).encode()
+    for name, fields in FAMILIES_JSON.items():
+        right = {**fields, "model_type": name}
+        yield name, json.dumps(right).encode()
+        for field in fields.keys() - LLAMA_JSON.keys():
+            for label, value in (("null", None), ("text", "8"), ("negative", -1), ("2_31", 2**31)):
+                yield f"{name}_{field}_{label}", json.dumps(right | {field: value}).encode()
 
 
 def config_files() -> Iterator[Pair]:
@@ -349,6 +395,7 @@ def config_files() -> Iterator[Pair]:
         "partial": {"partial_rotary_factor": 0.5},
         "nulls": {"rope_scaling": None, "head_dim": None, "num_key_value_heads": None},
     }
+    yield from family_files()
     yield "llama", json.dumps(LLAMA_JSON).encode()
     yield "gemma3_text", json.dumps(GEMMA_JSON).encode()
     yield "gemma3", json.dumps({"model_type": "gemma3", "text_config": GEMMA_JSON}).encode()
