@@ -386,6 +386,65 @@ def gradients_run(
         The loss of each row.
     """
 
+# ---- what rests on gradients ----
+
+def neurons_run(
+    model: Model,
+    ids: Buffer,
+    target: int,
+    steps: int = 20,
+    midpoint: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[tuple[Array, Array, Array, Array], float]:
+    """Integrated gradients of a token's probability over the MLP neurons of each layer, at the last
+    token of a prompt, ids (T) int32.
+
+    Returns
+    -------
+    (L, F) float64
+        Attribution: w_i / m times the sum of dP/dw_i at k/m of w, k = 0..m-1 (midpoint: k + 1/2).
+    (L, F) float32
+        w, the activations.
+    (L) float64
+        P(0), the probability without the layer's neurons.
+    (L) float64
+        P(w) - P(0) less the layer's attributions.
+    float
+        P(w), the probability of the target.
+    """
+
+def circuit_run(
+    model: Model,
+    clean: Buffer,
+    corrupted: Buffer,
+    good: int,
+    bad: int,
+    steps: int = 5,
+    top: int = 5000,
+    progress: Callable[[int, int], object] | None = None,
+) -> Table:
+    """Edge attribution patching of logit(good) - logit(bad) between two prompts, (T) int32 each.
+
+    One row an edge, largest absolute score first: source, target, kind (q, k, v, mlp, logits),
+    score (logits), source_id, target_id, source_layer, target_layer, target_head. steps 1 is the
+    derivative on the clean run alone, top 0 keeps every edge.
+    """
+
+def circuit_evaluate(
+    model: Model,
+    clean: Buffer,
+    corrupted: Buffer,
+    good: int,
+    bad: int,
+    sources: Buffer,
+    targets: Buffer,
+) -> Table:
+    """The clean prompt with the edges outside the circuit carrying the corrupted prompt's values.
+
+    sources, targets (E) int32: source_id and target_id of circuit_run. Rows clean, corrupted,
+    circuit: run, metric (logits), rank, logprob (nats) and probability of good, recovered (share).
+    """
+
 # ---- memorization: what drives a model ----
 
 def memorization_run(

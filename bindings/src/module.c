@@ -14,6 +14,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_kb_methods,
     km_py_stats_methods,
     km_py_trace_methods,
+    km_py_gradient_methods,
     km_py_memorization_methods,
     km_py_interpretability_methods,
     km_py_memorization_scores_methods,

@@ -14,6 +14,7 @@ extern PyMethodDef km_py_core_methods[];
 extern PyMethodDef km_py_kb_methods[];
 extern PyMethodDef km_py_stats_methods[];
 extern PyMethodDef km_py_trace_methods[];
+extern PyMethodDef km_py_gradient_methods[];
 extern PyMethodDef km_py_interpretability_methods[];
 extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
