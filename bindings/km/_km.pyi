@@ -395,7 +395,7 @@ def neurons_run(
     steps: int = 20,
     midpoint: bool = False,
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[tuple[Array, Array, Array, Array], float]:
+) -> tuple[Array, Array, Array, Array, float]:
     """Integrated gradients of a token's probability over the MLP neurons of each layer, at the last
     token of a prompt, ids (T) int32.
 

@@ -150,9 +150,13 @@ static PyObject *neuron_arrays(PyObject *module, const km_model *model, km_neuro
     return tuple;
 }
 
-/* The arrays, then the probability; steals arrays. */
+/* The four arrays and the probability as one tuple; steals arrays. */
 static PyObject *with_probability(PyObject *arrays, double probability) {
-    PyObject *result = arrays == NULL ? NULL : Py_BuildValue("(Od)", arrays, probability);
+    PyObject *result = NULL;
+    if (arrays != NULL) {
+        result = Py_BuildValue("(OOOOd)", PyTuple_GetItem(arrays, 0), PyTuple_GetItem(arrays, 1),
+                               PyTuple_GetItem(arrays, 2), PyTuple_GetItem(arrays, 3), probability);
+    }
     Py_XDECREF(arrays);
     return result;
 }
