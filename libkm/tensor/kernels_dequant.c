@@ -13,9 +13,13 @@
 #define STEPS (32 / LANES) /* vectors a part */
 #define HALF (16 / LANES)  /* vectors 16 elements */
 
+#define PREFETCH 4096 /* bytes: some 500 ns at the speed of memory */
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint8_t bytes __attribute__((vector_size(16)));
+typedef uint32_t words __attribute__((vector_size(16)));
+typedef uint64_t pair __attribute__((vector_size(16)));
 
 /* What the parts of a block share: d and m, or one pair or number a part. */
 typedef struct scales {
@@ -101,11 +105,17 @@ INLINE bytes spread_bits(unsigned int bits, uint8_t value) {
 #else
     const uint64_t copies = 0x0101010101010101ULL;
     const bytes mask = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const uint64_t pair[2] = {copies * (bits & 255U), copies * (bits >> 8 & 255U)};
-    bytes q;
-    memcpy(&q, pair, sizeof q);
-    return (bytes)((q & mask) != 0) & value;
+    const pair q = {copies * (bits & 255U), copies * (bits >> 8 & 255U)};
+    return (bytes)(((bytes)q & mask) != 0) & value;
 #endif
+}
+
+/* Vector by vector: a copy of all at once would go through memory. */
+INLINE void store(float *dst, const vfloat *v, int n) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        v_store(dst + LANES * i, v[i]);
+    }
 }
 
 /* ---- half precision ---- */
@@ -131,9 +141,8 @@ INLINE vfloat halves_at(const unsigned char *p) {
 #else
 /* See km__half_at: the exponent and fraction in place, times 2^112; infinities and NaN apart. */
 INLINE vfloat halves_at(const unsigned char *p) {
-    uint16_t h[4];
-    memcpy(h, p, sizeof h);
-    const vint bits = {h[0], h[1], h[2], h[3]};
+    const vint bits =
+        (vint)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
     const vint magnitude = (bits & 0x7fff) << 13;
     const vint special = (bits & 0x7fff) >= 0x7c00;
     const vfloat value = (vfloat)magnitude * 0x1p112f;
@@ -162,7 +171,10 @@ INLINE void no_scales(scales *s, const unsigned char *p) {
 INLINE void f32_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
     (void)s;
     (void)j;
-    memcpy(out, p, 128);
+#pragma GCC unroll 8
+    for (int i = 0; i < STEPS; i++) {
+        memcpy(&out[i], p + 4 * LANES * i, sizeof out[i]);
+    }
 }
 
 INLINE void f16_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
@@ -192,8 +204,16 @@ INLINE void d_scales(scales *s, const unsigned char *p) {
 }
 
 INLINE void d_m_scales(scales *s, const unsigned char *p) {
+#if defined(__F16C__)
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(two));
+    s->d[0] = _mm_cvtss_f32(both);
+    s->d[1] = _mm_cvtss_f32(_mm_movehdup_ps(both));
+#else
     s->d[0] = half_at(p);
     s->d[1] = half_at(p + 2);
+#endif
 }
 
 /* out = d * out */
@@ -294,16 +314,13 @@ INLINE void q5_1_part(vfloat *out, const unsigned char *p, const scales *s, int 
 /* d[j] and d[8 + j]: scale and minus the minimum of part j, from d, dmin and the 12 bytes of
  * six-bit numbers (see dtype_k.c). */
 INLINE void k_scales(scales *s, const unsigned char *p) {
-    uint32_t in[3], six[4];
+    uint32_t in[3];
     memcpy(in, p + 4, sizeof in);
-    six[0] = in[0] & 0x3f3f3f3fU;
-    six[1] = (in[2] & 0x0f0f0f0fU) | (in[0] >> 2 & 0x30303030U);
-    six[2] = in[1] & 0x3f3f3f3fU;
-    six[3] = (in[2] >> 4 & 0x0f0f0f0fU) | (in[1] >> 2 & 0x30303030U);
-    bytes q;
-    memcpy(&q, six, sizeof q);
+    const words six = {in[0] & 0x3f3f3f3fU, (in[2] & 0x0f0f0f0fU) | (in[0] >> 2 & 0x30303030U),
+                       in[1] & 0x3f3f3f3fU,
+                       (in[2] >> 4 & 0x0f0f0f0fU) | (in[1] >> 2 & 0x30303030U)};
     vfloat v[HALF];
-    unsigned_floats(v, q);
+    unsigned_floats(v, (bytes)six);
 #if LANES == 16
     const float d = half_at(p), m = -half_at(p + 2);
     v[0] = v[0] * (vfloat){d, d, d, d, d, d, d, d, m, m, m, m, m, m, m, m};
@@ -311,7 +328,7 @@ INLINE void k_scales(scales *s, const unsigned char *p) {
     scale(v, half_at(p), HALF / 2);
     scale(v + HALF / 2, -half_at(p + 2), HALF / 2);
 #endif
-    memcpy(s->d, v, sizeof v);
+    store(s->d, v, HALF);
 }
 
 /* The 16 four-bit numbers of part j at p. */
@@ -346,7 +363,7 @@ INLINE void q6_k_scales(scales *s, const unsigned char *p) {
     vfloat v[HALF];
     signed_floats(v, load_bytes(p + 192));
     scale(v, half_at(p + 208), HALF);
-    memcpy(s->d, v, sizeof v);
+    store(s->d, v, HALF);
 }
 
 INLINE void q6_k_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
@@ -381,10 +398,10 @@ INLINE void convert(float *dst, const unsigned char *p, int64_t n, int elements,
 #pragma GCC unroll 8
         for (int j = 0; j < elements / 32; j++, dst += 32) {
             part(v, p, &s, j);
-            memcpy(dst, v, sizeof v);
+            store(dst, v, STEPS);
         }
     }
-    if (elements == 32 && n > 0) {
+    if (size >= 64 && elements == 32 && n > 0) {
         short_part(v, p, n, size / 32, part);
         memcpy(dst, v, (size_t)n * sizeof(float));
     }
@@ -393,6 +410,7 @@ INLINE void convert(float *dst, const unsigned char *p, int64_t n, int elements,
 /* The rest of four sums, n < 32 elements. */
 INLINE void short_products(vfloat sums[4], const unsigned char *const rows[4], const float *x,
                            int64_t n, int size, part_fn part) {
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         vfloat v[STEPS];
         short_part(v, rows[i], n, size, part);
@@ -401,6 +419,16 @@ INLINE void short_products(vfloat sums[4], const unsigned char *const rows[4], c
             const vfloat xs = left < LANES ? v_load_part(x + c, left, 0.0f) : v_load(x + c);
             sums[i] = v_fma(xs, v[c / LANES], sums[i]);
         }
+    }
+}
+
+/* Ask for what is PREFETCH bytes on: rows lie one after the other, and four streams that each end
+ * after a few hundred bytes are more than the processor's own prefetching follows. */
+INLINE void prefetch_part(const unsigned char *p, int j, int elements, int size) {
+    const uintptr_t ahead = (uintptr_t)p + PREFETCH + (uintptr_t)(j * size / (elements / 32));
+#pragma GCC unroll 2
+    for (int i = 0; i < size / (elements / 32); i += 64) {
+        __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
     }
 }
 
@@ -419,6 +447,7 @@ INLINE vquad four_products(const unsigned char *rows[4], const float *x, int64_t
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 vfloat v[STEPS];
+                prefetch_part(rows[i], j, elements, size);
                 part(v, rows[i], &s[i], j);
 #pragma GCC unroll 8
                 for (int t = 0; t < STEPS; t++) {
@@ -431,7 +460,7 @@ INLINE vquad four_products(const unsigned char *rows[4], const float *x, int64_t
             rows[i] += size;
         }
     }
-    if (elements == 32 && n > 0) {
+    if (size >= 64 && elements == 32 && n > 0) {
         short_products(sums, rows, x, n, size / 32, part);
     }
     return v_sum4(sums[0], sums[1], sums[2], sums[3]);
