@@ -117,7 +117,7 @@ def choose(choice: Choice, n: int, argument: str, one: str) -> list[int]:
     if not chosen:
         raise ArgumentError(f"{argument} chooses no {one} of 0 to {n - 1}")
     if len(set(chosen)) < len(chosen):
-        raise ArgumentError(f"{argument} names a {one} twice: {chosen}")
+        raise ArgumentError(f"{argument}: one {one} is named twice in {chosen}")
     return chosen
 
 

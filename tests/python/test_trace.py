@@ -293,7 +293,7 @@ def test_unknown_names_list_what_there_is(tiny: km.Model) -> None:
     [
         ({"layers": 3}, "there is no layer 3; layers are 0 to 2"),
         ({"layers": []}, "layers chooses no layer"),
-        ({"layers": [0, 0]}, "names a layer twice"),
+        ({"layers": [0, 0]}, "one layer is named twice"),
         ({"heads": [4], "read": "q"}, "heads of q: there is no head 4; heads are 0 to 3"),
         ({"heads": [2], "read": "k"}, "heads of k: there is no head 2; heads are 0 to 1"),
         ({"heads": [0]}, "none of resid_post has an axis of heads"),
