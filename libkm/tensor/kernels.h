@@ -1,5 +1,5 @@
 /* kernels.h: the loops compiled once per instruction set (v1 baseline x86-64, v3 AVX2, v4 AVX-512;
- * neon on aarch64) and the products built on them. One table of function pointers a variant; km_ctx
+ * neon on aarch64). One table of function pointers a variant; km_ctx
  * holds the chosen one. */
 #ifndef KM_TENSOR_KERNELS_H
 #define KM_TENSOR_KERNELS_H
@@ -29,25 +29,5 @@ typedef struct km_kernels {
 } km_kernels;
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx);
-
-/* One product C (m, n) = A (m, k) * B (n, k)^T, all row-major with row strides lda, ldb, ldc. */
-typedef struct km_gemm_job {
-    float *c;       /* (m, n), overwritten */
-    const float *a; /* (m, k) */
-    const float *b; /* (n, k) */
-    int64_t ldc, lda, ldb;
-    int64_t m, n, k;
-} km_gemm_job;
-
-/* Run several products as one parallel loop. Each is cut into panels that depend on its shape
- * alone; a panel is one single-threaded BLAS call, so the result has the same bits for any number
- * of threads (and depends on the shape and on the BLAS core). KM_ERANGE for a size BLAS cannot
- * count. */
-KM_NODISCARD km_status km_gemm_nt_many(km_ctx *ctx, const km_gemm_job *jobs, int n_jobs,
-                                       km_error *err);
-/* km_gemm_nt_many with one product. */
-KM_NODISCARD km_status km_gemm_nt(km_ctx *ctx, float *c, int64_t ldc, const float *a, int64_t lda,
-                                  const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k,
-                                  km_error *err);
 
 #endif

@@ -3,6 +3,7 @@
  * bit, and therefore the same bits for any number of rows and threads. */
 #include <float.h>
 #include <math.h>
+#include <pthread.h>
 
 #include "stored_rows.h"
 
@@ -245,6 +246,53 @@ static void test_any_number_of_threads(void **state) {
     problem_clear(&p[1]);
 }
 
+/* Several threads multiply at once, in contexts of their own and in one they share. */
+typedef struct caller {
+    problem p;
+    km_ctx *shared; /* NULL: one of its own */
+    float *expected;
+    bool same;
+} caller;
+
+static void *multiply_often(void *payload) {
+    caller *c = payload;
+    km_ctx *own = c->shared == NULL ? km_test_ctx(2) : NULL;
+    const size_t size = (size_t)(c->p.s.m * c->p.job.ldy) * sizeof(float);
+    c->same = true;
+    for (int round = 0; round < 30; round++) {
+        clear_result(&c->p);
+        km_ctx *ctx = own != NULL ? own : c->shared;
+        c->same = c->same && km_linear_many(ctx, &c->p.job, 1, NULL) == KM_OK &&
+                  memcmp(c->p.y, c->expected, size) == 0;
+    }
+    km_ctx_free(own);
+    return NULL;
+}
+
+static void test_concurrent_products(void **state) {
+    caller callers[4];
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        caller *c = &callers[i];
+        problem_init(&c->p, (shape){1 + 20 * i, 150, 96}, KM_Q8_0, true);
+        c->shared = i < 2 ? *state : NULL;
+        const size_t size = (size_t)(c->p.s.m * c->p.job.ldy) * sizeof(float);
+        assert_int_equal(km_linear_many(*state, &c->p.job, 1, NULL), KM_OK);
+        c->expected = malloc(size);
+        assert_non_null(c->expected);
+        memcpy(c->expected, c->p.y, size);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, multiply_often, &callers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_true(callers[i].same);
+        free(callers[i].expected);
+        problem_clear(&callers[i].p);
+    }
+}
+
 /* What is not finite in one row of x stays in that row of y. */
 static void test_not_finite_rows(void **state) {
     problem p;
@@ -373,6 +421,7 @@ int main(void) {
         cmocka_unit_test(test_variants),
         cmocka_unit_test(test_any_number_of_rows),
         cmocka_unit_test(test_any_number_of_threads),
+        cmocka_unit_test_setup_teardown(test_concurrent_products, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_not_finite_rows, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_nothing, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_matrix_rows, km_test_setup, km_test_teardown),
