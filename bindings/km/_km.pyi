@@ -224,6 +224,22 @@ class Model:
         """
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
+    def weights(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and shape of each tensor of the model's file."""
+    def weight(self, name: str) -> Array:
+        """The values of a weight as float32, read-only and without a copy where they are that."""
+    def with_weights(self, names: Sequence[str], values: Sequence[Any]) -> Model:
+        """A model with other values, C-contiguous float32 arrays, in some weights."""
+    def save(
+        self,
+        path: _Path,
+        format: Literal["same", "gguf", "hf"] = "same",
+        dtype: Literal["keep", "F32", "F16", "BF16", "Q8_0"] = "keep",
+        overwrite: bool = False,
+    ) -> None:
+        """Write the model to a GGUF file or a Hugging Face folder."""
+    def metadata(self, key: str) -> str | None:
+        """A text of a GGUF file's metadata; None when it is not there, or for a folder."""
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the configuration and each tensor's name, type, shape and bytes."""
     @property

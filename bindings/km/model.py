@@ -6,11 +6,11 @@ import hashlib
 import importlib
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 from km import _km, cache
 from km.display import mapping_html
@@ -20,6 +20,7 @@ from km.table import Table
 if TYPE_CHECKING:
     import numpy as np
 
+    from km.chat import Chat
     from km.decoders import Decoder
     from km.generate import Generation, Stream
     from km.gradients import Gradients
@@ -525,6 +526,130 @@ class Model:
         control._path = ""
         return control
 
+    # ---- weights and files ----
+
+    def weights(self) -> Table:
+        """Names, types and shapes of the weights, as the model's own file has them."""
+        from km.save import list_weights
+
+        return list_weights(self)
+
+    def weight(self, name: str) -> np.ndarray[Any, Any]:
+        """The values of one weight, read-only: the file's own memory where they are float32.
+
+        Parameters
+        ----------
+        name : str
+            As in :meth:`weights`. Layout and values are the file's: GPT-2's matrices in Hugging
+            Face folders are transposed, Gemma's norm gains there are less 1, and llama's q and k
+            rows in GGUF are reordered.
+
+        Returns
+        -------
+        float32
+        """
+        from km.save import read_weight
+
+        return read_weight(self, name)
+
+    def edit(self, changes: Mapping[str, Any]) -> Model:
+        """A model with other values in some weights, sharing everything else with this one.
+
+        Parameters
+        ----------
+        changes : dict
+            Name to array, in the weight's own shape; kept as float32.
+
+        Returns
+        -------
+        Model
+            Its fingerprint covers the changes; this model stays as it is.
+        """
+        from km.save import edit
+
+        return edit(self, changes)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: Literal["gguf", "hf"] | None = None,
+        dtype: Literal["keep", "F32", "F16", "BF16", "Q8_0"] = "keep",
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model to disk; it appears when it is whole, or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            A .gguf file, or a folder for transformers.
+        format : {"gguf", "hf"}, optional
+            Default: "gguf" for a path that ends so, else "hf".
+        dtype : {"keep", "F32", "F16", "BF16", "Q8_0"}
+            "keep" writes every weight as it is stored, edited ones as float32. Q8_0 is for GGUF
+            alone, where vectors stay float32.
+        overwrite : bool
+            Replace a file that is there. A folder is never replaced.
+        """
+        from km.save import save
+
+        return save(self, path, format, dtype, overwrite)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        template: str | None = None,
+        **variables: Any,
+    ) -> Chat: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Sequence[Mapping[str, Any]]],
+        add_generation_prompt: bool = True,
+        *,
+        template: str | None = None,
+        **variables: Any,
+    ) -> list[Chat]: ...
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        add_generation_prompt: bool = True,
+        *,
+        template: str | None = None,
+        **variables: Any,
+    ) -> Chat | list[Chat]:
+        """A conversation as the text and tokens the model was trained to continue.
+
+        The model's chat template is rendered in Jinja2's sandbox, in a process of its own that may
+        use 5 s of CPU and 1 GiB; a list of conversations shares one.
+
+        Parameters
+        ----------
+        messages : list of dict, or a list of such lists
+            Each {"role": ..., "content": ...}, as the template wants them.
+        add_generation_prompt : bool
+            End with the words that begin the model's answer.
+        template : str, optional
+            Default: the one that comes with the model.
+        **variables
+            What else the template sees, such as tools.
+
+        Raises
+        ------
+        NotFoundError
+            The model has no template.
+        FormatError
+            The template fails or refuses the conversation.
+        ModuleNotFoundError
+            Jinja2 is missing: pip install 'km[chat]'.
+        """
+        from km.chat import chat
+
+        return chat(self, messages, add_generation_prompt, template, **variables)
+
     # ---- showing ----
 
     def __repr__(self) -> str:
@@ -624,8 +749,8 @@ def models() -> Table:
     return Table(columns, [names, descriptions, installed, [_KNOWN[n].install for n in names]])
 
 
-def locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file or folder of a model.
+def locate(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The file or folder of a model: a known one's, a path, or the Hugging Face cache's.
 
     Raises
     ------
@@ -641,7 +766,13 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
                 f"get it with: {known.install}"
             )
         return path
+    from km.hub import find_snapshot, is_hub_name
+
     path = Path(name_or_path).expanduser()
+    if not path.exists() and isinstance(name_or_path, str) and is_hub_name(name_or_path):
+        return find_snapshot(name_or_path, revision)
+    if revision is not None:
+        raise ArgumentError('revision is for models of the Hugging Face cache, named "org/name"')
     if not path.exists():
         raise NotFoundError(
             f"no model {os.fspath(name_or_path)!r}: neither a file or folder nor one of "
@@ -656,20 +787,24 @@ def load(
     threads: int | None = None,
     cpu: str | None = None,
     max_bytes: int | None = None,
+    revision: str | None = None,
 ) -> Model:
     """Load a model.
 
     Parameters
     ----------
     name_or_path : str or path-like
-        "smollm2" (the default), "gemma3", a .gguf file, or a Hugging Face folder (config.json,
-        *.safetensors, tokenizer.json).
+        "smollm2" (the default), "gemma3", a .gguf file, a Hugging Face folder (config.json,
+        *.safetensors, tokenizer.json), or "org/name" for a model in the Hugging Face cache. Nothing
+        is ever downloaded.
     threads : int, optional
         Default: the CPUs this process may use, or KM_THREADS. Results do not depend on it.
     cpu : {"v1", "v3", "v4"}, optional
         Instruction set; default: KM_CPU, or the best this machine runs.
     max_bytes : int, optional
         Refuse to load when the estimate is larger; default: what is available.
+    revision : str, optional
+        Of "org/name": a branch, a tag or a commit; default "main".
 
     Raises
     ------
@@ -680,14 +815,21 @@ def load(
     """
     if max_bytes is not None and max_bytes < 0:
         raise ArgumentError(f"max_bytes is {max_bytes}; it must not be negative")
-    path = locate(name_or_path)
+    path = locate(name_or_path, revision)
     key = cache.file_key(path)
     model = _km.Model(path, _km.Context(threads or 0, cpu), max_bytes or 0)
     if cache.file_key(path) != key:
         key = None  # the file was replaced meanwhile: what was loaded has no known identity
     known = _KNOWN.get(name_or_path) if isinstance(name_or_path, str) else None
-    name = known.name if known else str(model.config["name"]) or path.stem
+    name = known.name if known else _title(name_or_path, path, str(model.config["name"]))
     return Model(model, name, key)
+
+
+def _title(name_or_path: str | os.PathLike[str], path: Path, said: str) -> str:
+    """The name of a model that is not a known one: a snapshot's folder is only a commit."""
+    if isinstance(name_or_path, str) and path != Path(name_or_path).expanduser():
+        return name_or_path
+    return said or path.stem
 
 
 def as_ids(ids: Ids) -> Any:

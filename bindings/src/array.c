@@ -1,4 +1,4 @@
-/* array.c: `_km.Array`, memory made by km that Python reads through the buffer protocol. */
+/* array.c: `_km.Array`, memory made or lent by km that Python reads through the buffer protocol. */
 #include "buffers.h"
 #include "types.h"
 
@@ -7,6 +7,7 @@
 typedef struct array_object {
     PyObject_HEAD
     void *data;
+    PyObject *owner; /* of lent, read-only memory; NULL: data is our own */
     km_element element;
     char format[2];
     int n_dims;
@@ -50,20 +51,47 @@ PyObject *km_array_new(PyTypeObject *array_type, km_element element, int n_dims,
     return (PyObject *)self;
 }
 
+PyObject *km_array_view(PyTypeObject *array_type, km_element element, int n_dims,
+                        const int64_t *shape, const void *data, PyObject *owner) {
+    array_object *self = (array_object *)PyType_GenericAlloc(array_type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->element = element;
+    self->format[0] = (char)element;
+    self->n_dims = n_dims;
+    self->owner = Py_NewRef(owner);
+    if (!set_shape(self, shape)) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->data = (void *)(uintptr_t)data;
+    return (PyObject *)self;
+}
+
 static void array_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
-    PyMem_Free(((array_object *)object)->data);
+    array_object *self = (array_object *)object;
+    if (self->owner == NULL) {
+        PyMem_Free(self->data);
+    }
+    Py_XDECREF(self->owner);
     PyObject_Free(object);
     Py_DECREF(type);
 }
 
 static int array_getbuffer(PyObject *object, Py_buffer *view, int flags) {
     array_object *self = (array_object *)object;
+    if (self->owner != NULL && (flags & PyBUF_WRITABLE) != 0) {
+        view->obj = NULL;
+        PyErr_SetString(PyExc_BufferError, "the array is read-only");
+        return -1;
+    }
     view->buf = self->data;
     view->obj = Py_NewRef(object);
     view->itemsize = km_element_size(self->element);
     view->len = self->n * view->itemsize;
-    view->readonly = 0;
+    view->readonly = self->owner != NULL;
     view->ndim = self->n_dims;
     view->format = (flags & PyBUF_FORMAT) ? self->format : NULL;
     view->shape = (flags & PyBUF_ND) ? self->shape : NULL;

@@ -42,5 +42,8 @@ bool km_args_same_length(const km_args *in, const char *a, int64_t n_a, const ch
 /* A new, zeroed, writable `_km.Array` of the given shape; *data is its memory. */
 PyObject *km_array_new(PyTypeObject *array_type, km_element element, int n_dims,
                        const int64_t *shape, void **data);
+/* A read-only `_km.Array` over memory that lives as long as `owner`, which must not refer back. */
+PyObject *km_array_view(PyTypeObject *array_type, km_element element, int n_dims,
+                        const int64_t *shape, const void *data, PyObject *owner);
 
 #endif

@@ -31,6 +31,10 @@ static PyObject *wrap(PyTypeObject *type, km_model *model, PyObject *context) {
     return (PyObject *)self;
 }
 
+PyObject *km_py_model_wrap(PyObject *like, km_model *model) {
+    return wrap(Py_TYPE(like), model, ((model_object *)like)->context);
+}
+
 static void model_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     model_object *self = (model_object *)object;
@@ -483,6 +487,11 @@ static PyMethodDef model_methods[] = {
     KM_METHOD("lens", model_lens, KM_DOC_Model_lens),
     KM_METHOD("random_like", model_random_like, KM_DOC_Model_random_like),
     KM_METHOD("fingerprint", model_fingerprint, KM_DOC_Model_fingerprint),
+    KM_METHOD("weights", km_py_model_weights, KM_DOC_Model_weights),
+    KM_METHOD("weight", km_py_model_weight, KM_DOC_Model_weight),
+    KM_METHOD("with_weights", km_py_model_with_weights, KM_DOC_Model_with_weights),
+    KM_METHOD("save", km_py_model_save, KM_DOC_Model_save),
+    KM_METHOD("metadata", km_py_model_metadata, KM_DOC_Model_metadata),
     {NULL, NULL, 0, NULL},
 };
 

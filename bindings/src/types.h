@@ -25,6 +25,20 @@ PyObject *km_py_table_wrap(km_state *state, km_table *table);
 km_table *km_py_table_get(PyObject *object);
 km_ctx *km_py_context_get(PyObject *object);
 km_model *km_py_model_get(PyObject *object);
+/* A model of the same type and context as `like`; takes ownership of it, also on failure. */
+PyObject *km_py_model_wrap(PyObject *like, km_model *model);
+
+/* Methods of Model that save.c holds. */
+PyObject *km_py_model_weights(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames);
+PyObject *km_py_model_weight(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames);
+PyObject *km_py_model_with_weights(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames);
+PyObject *km_py_model_save(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+PyObject *km_py_model_metadata(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
 
 /* The context of work that belongs to no model, such as tables built from Python; borrowed,
  * NULL with an exception set. */

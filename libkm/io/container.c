@@ -99,6 +99,15 @@ void km_container_close(km_container *container) {
         return;
     }
     km_ctx *ctx = container->ctx;
+    if (container->base != NULL) {
+        km_free(ctx, container->tensors);
+        km_free(ctx, container->by_name);
+        km_free(ctx, container->infos);
+        km_free(ctx, container->replaced);
+        km_free(ctx, container->path);
+        km_free(ctx, container);
+        return;
+    }
     km_gguf_free(container->gguf);
     km_map_close(&container->map);
     for (int i = 0; i < container->n_shards; i++) {
@@ -117,6 +126,102 @@ void km_container_close(km_container *container) {
     km_free(ctx, container);
 }
 
+/* ---- overlays ---- */
+
+static int64_t elements_of(const km_tensor_info *info) {
+    int64_t n = 1;
+    for (int i = 0; i < info->n_dims; i++) {
+        n *= info->dims[i];
+    }
+    return n;
+}
+
+/* The replaced tensor's place among the overlay's infos, found by name. */
+static km_tensor_info *find_info(km_container *container, const char *name) {
+    for (int64_t i = 0; i < container->n_tensors; i++) {
+        if (strcmp(container->infos[i].name, name) == 0) {
+            return &container->infos[i];
+        }
+    }
+    return NULL;
+}
+
+static km_status replace(km_container *container, const km_tensor_info *by, float *room,
+                         km_error *err) {
+    km_tensor_info *info = find_info(container, by->name);
+    if (info == NULL) {
+        return KM_SET(err, KM_ENOTFOUND, "%s: no tensor '%.*s'", container->path,
+                      KM_SHOWN(by->name));
+    }
+    if (info->data != km_container_find(container->base, by->name)->data) {
+        return KM_SET(err, KM_EINVAL, "tensor '%.*s' is given twice", KM_SHOWN(by->name));
+    }
+    info->dtype = KM_F32;
+    info->nbytes = (size_t)elements_of(info) * sizeof(float);
+    memcpy(room, by->data, info->nbytes);
+    info->data = room;
+    return KM_OK;
+}
+
+static km_status fill_overlay(km_container *container, const km_tensor_info *replaced, int64_t n,
+                              km_error *err) {
+    km_ctx *ctx = container->ctx;
+    const int64_t count = km_container_n_tensors(container->base);
+    size_t total = 0;
+    KM_TRY(km_alloc_array((void **)&container->infos, ctx, count, sizeof *container->infos, err));
+    KM_TRY(
+        km_alloc_array((void **)&container->tensors, ctx, count, sizeof *container->tensors, err));
+    KM_TRY(
+        km_alloc_array((void **)&container->by_name, ctx, count, sizeof *container->by_name, err));
+    container->n_tensors = count;
+    for (int64_t i = 0; i < count; i++) {
+        container->infos[i] = *km_container_tensor(container->base, i);
+        container->tensors[i] = &container->infos[i];
+        container->by_name[i] = &container->infos[i];
+    }
+    (void)km__tensors_sort(container->by_name, count);
+    for (int64_t i = 0; i < n; i++) {
+        total += (size_t)(elements_of(&replaced[i]) + 16) * sizeof(float);
+    }
+    KM_TRY(km_alloc((void **)&container->replaced, ctx, total, err));
+    float *room = container->replaced;
+    for (int64_t i = 0; i < n; i++) {
+        KM_TRY(replace(container, &replaced[i], room, err));
+        room += (elements_of(&replaced[i]) + 15) / 16 * 16; /* 64-byte lines */
+    }
+    return KM_OK;
+}
+
+km_status km_container_overlay(km_container **out, const km_container *base,
+                               const km_tensor_info *replaced, int64_t n, km_error *err) {
+    km_container *container = NULL;
+    km_status status = KM_OK;
+    KM_GO(km_alloc_array((void **)&container, base->ctx, 1, sizeof *container, err));
+    container->ctx = base->ctx;
+    container->base = base;
+    container->gguf = base->gguf;
+    container->config = base->config;
+    container->tokenizer = base->tokenizer;
+    container->tokenizer_config = base->tokenizer_config;
+    KM_GO(km_strdup(&container->path, base->ctx, base->path, err));
+    KM_GO(fill_overlay(container, replaced, n, err));
+    *out = container;
+    container = NULL;
+done:
+    km_container_close(container);
+    return status;
+}
+
+bool km_container_is_replaced(const km_container *container, const char *name) {
+    for (; container->base != NULL; container = container->base) {
+        if (km_container_find(container, name)->data !=
+            km_container_find(container->base, name)->data) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static km_status check_map(const km_map *map, const char *path, km_error *err) {
     km_status status = km_map_check(map, err);
     if (status != KM_OK) {
@@ -126,6 +231,9 @@ static km_status check_map(const km_map *map, const char *path, km_error *err) {
 }
 
 km_status km_container_check(const km_container *container, km_error *err) {
+    if (container->base != NULL) {
+        return km_container_check(container->base, err);
+    }
     KM_TRY(check_map(&container->map, container->path, err));
     for (int i = 0; i < container->n_shards; i++) {
         KM_TRY(check_map(&container->shards[i].map, container->shards[i].path, err));
@@ -158,19 +266,24 @@ const char *km_container_tokenizer_config_json(const km_container *container, si
     return text_of(&container->tokenizer_config, n);
 }
 
+/* A GGUF file's own list holds its tensors; a folder and an overlay have one of theirs. */
+static bool has_list(const km_container *container) {
+    return container->gguf == NULL || container->base != NULL;
+}
+
 int64_t km_container_n_tensors(const km_container *container) {
-    return container->gguf != NULL ? km_gguf_n_tensors(container->gguf) : container->n_tensors;
+    return !has_list(container) ? km_gguf_n_tensors(container->gguf) : container->n_tensors;
 }
 
 const km_tensor_info *km_container_tensor(const km_container *container, int64_t index) {
-    if (container->gguf != NULL) {
+    if (!has_list(container)) {
         return km_gguf_tensor(container->gguf, index);
     }
     return index >= 0 && index < container->n_tensors ? container->tensors[index] : NULL;
 }
 
 const km_tensor_info *km_container_find(const km_container *container, const char *name) {
-    if (container->gguf != NULL) {
+    if (!has_list(container)) {
         return km_gguf_find_tensor(container->gguf, name);
     }
     return km__tensors_find(container->by_name, container->n_tensors, name);

@@ -23,6 +23,9 @@ struct km_container {
     const km_tensor_info **tensors; /* (n_tensors) all shards' tensors in file order */
     const km_tensor_info **by_name;
     int64_t n_tensors;
+    const km_container *base; /* of an overlay, which owns the three below and no file */
+    km_tensor_info *infos;    /* (n_tensors) in the base's order */
+    float *replaced;
 };
 
 /* Fill a container whose path is a folder. */

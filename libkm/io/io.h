@@ -61,8 +61,7 @@ KM_NODISCARD km_status km_gguf_get_string(const km_gguf *gguf, const char *key, 
 /* Number of elements of an array key (0 and *found=false when absent). */
 KM_NODISCARD km_status km_gguf_array_length(const km_gguf *gguf, const char *key, int64_t *out,
                                             bool *found, km_error *err);
-/* Copy out a whole array; the caller's buffer has km_gguf_array_length elements. As integers, false
- * is 0 and true 1. */
+/* Copy out a whole array; the caller's buffer has km_gguf_array_length elements. */
 typedef struct km_gguf_string {
     const char *data;
     size_t n;
@@ -90,6 +89,14 @@ typedef struct km_container km_container;
 KM_NODISCARD km_status km_container_open(km_container **out, km_ctx *ctx, const char *path,
                                          km_error *err);
 void km_container_close(km_container *container);
+/* The same container with other values in some tensors, which become F32: `replaced` names tensors
+ * of the base, and their `data` are floats, copied. Everything else is the base's, which has to
+ * outlive it. KM_ENOTFOUND names a tensor the base does not have, KM_EINVAL one given twice. */
+KM_NODISCARD km_status km_container_overlay(km_container **out, const km_container *base,
+                                            const km_tensor_info *replaced, int64_t n,
+                                            km_error *err);
+/* Whether a tensor is one an overlay, or an overlay under it, has replaced. */
+bool km_container_is_replaced(const km_container *container, const char *name);
 /* km_map_check on every mapped file; the error names the file. */
 KM_NODISCARD km_status km_container_check(const km_container *container, km_error *err);
 const char *km_container_path(const km_container *container);

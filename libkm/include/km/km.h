@@ -10,6 +10,7 @@
 #include "km/memorization.h"
 #include "km/model.h"
 #include "km/points.h"
+#include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
 #include "km/table.h"

@@ -1,0 +1,113 @@
+/* save.c: a model written to disk: which tensors, of which types. */
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "model/save_private.h"
+
+static bool ends_with(const char *name, const char *suffix) {
+    size_t n = strlen(name);
+    size_t m = strlen(suffix);
+    return n >= m && strcmp(name + n - m, suffix) == 0;
+}
+
+static km_dtype wanted_type(km_save_dtype dtype) {
+    switch (dtype) {
+    case KM_SAVE_F16:
+        return KM_F16;
+    case KM_SAVE_BF16:
+        return KM_BF16;
+    case KM_SAVE_Q8_0:
+        return KM_Q8_0;
+    default:
+        return KM_F32;
+    }
+}
+
+/* llama.cpp computes with vectors, norms, learned positions and rotary factors in float32 only. */
+static bool stays_float(const km_tensor_info *info) {
+    return info->n_dims < 2 || ends_with(info->name, "_norm.weight") ||
+           strcmp(info->name, "position_embd.weight") == 0 ||
+           strcmp(info->name, "rope_freqs.weight") == 0;
+}
+
+static km_dtype choose_type(const km_tensor_info *info, const km_save_options *options, bool gguf) {
+    if (options->dtype == KM_SAVE_KEEP) {
+        return info->dtype;
+    }
+    km_dtype wanted = wanted_type(options->dtype);
+    if (gguf && stays_float(info)) {
+        return KM_F32;
+    }
+    bool whole = info->n_dims > 0 && info->dims[info->n_dims - 1] % 32 == 0;
+    return wanted == KM_Q8_0 && !whole ? KM_F16 : wanted;
+}
+
+static km_status list_tensors(km__save_list *list, const km_model *model,
+                              const km_save_options *options, bool gguf, km_error *err) {
+    list->n = km_container_n_tensors(model->container);
+    KM_TRY(km_alloc_array((void **)&list->items, model->ctx, list->n, sizeof *list->items, err));
+    for (int64_t i = 0; i < list->n; i++) {
+        const km_tensor_info *info = km_container_tensor(model->container, i);
+        list->items[i] = (km_write_tensor){
+            .name = info->name, .source = info, .dtype = choose_type(info, options, gguf)};
+    }
+    return KM_OK;
+}
+
+static km_status check_target(const char *path, bool gguf, const km_save_options *options,
+                              km_error *err) {
+    struct stat info;
+    if (stat(path, &info) != 0) {
+        return errno == ENOENT ? KM_OK
+                               : km_error_set_errno(err, errno, __FILE__, __func__, __LINE__,
+                                                    "%s: cannot look at it", path);
+    }
+    if (gguf && S_ISDIR(info.st_mode)) {
+        return KM_SET(err, KM_EINVAL, "%s: is a folder; a GGUF model is one file", path);
+    }
+    if (!gguf || !options->overwrite) {
+        return KM_SET(err, KM_EINVAL, "%s: is there already%s", path,
+                      gguf ? "; overwrite replaces it" : "; a folder is never replaced");
+    }
+    return KM_OK;
+}
+
+static km_status check_options(const km_model *model, const char *path,
+                               const km_save_options *options, bool gguf, km_error *err) {
+    bool from_gguf = km_container_gguf(model->container) != NULL;
+    if ((options->format == KM_SAVE_GGUF && !from_gguf) ||
+        (options->format == KM_SAVE_HF && from_gguf)) {
+        return KM_SET(err, KM_EUNSUPPORTED, "%s: a model from %s is saved as %s only", path,
+                      from_gguf ? "GGUF" : "a folder", from_gguf ? "GGUF" : "a folder");
+    }
+    if (!gguf && options->dtype == KM_SAVE_Q8_0) {
+        return KM_SET(err, KM_EUNSUPPORTED,
+                      "%s: safetensors cannot hold Q8_0; F32, F16 or BF16 can be written", path);
+    }
+    return check_target(path, gguf, options, err);
+}
+
+km_status km_model_save(const km_model *model, const char *path, const km_save_options *options,
+                        km_error *err) {
+    static const km_save_options defaults = KM_SAVE_OPTIONS_INIT;
+    options = options != NULL ? options : &defaults;
+    if (model == NULL || path == NULL) {
+        return KM_SET(err, KM_EINVAL, "no model or no path");
+    }
+    if (model->container == NULL) {
+        return KM_SET(err, KM_EINVAL, "a random control has no file to take its metadata from");
+    }
+    bool gguf = options->format == KM_SAVE_GGUF ||
+                (options->format == KM_SAVE_SAME && km_container_gguf(model->container) != NULL);
+    km__save_list list = {NULL, 0};
+    km_status status = KM_OK;
+    KM_GO(check_options(model, path, options, gguf, err));
+    KM_GO(km_container_check(model->container, err));
+    KM_GO(list_tensors(&list, model, options, gguf, err));
+    KM_GO(gguf ? km__save_gguf(model, path, &list, options, err)
+               : km__save_folder(model, path, &list, options, err));
+done:
+    km_free(model->ctx, list.items);
+    return status;
+}
