@@ -125,8 +125,9 @@ static void set_precision(km_model *model, const km_weight_plan *plan) {
     int64_t count[KM_DTYPE_COUNT] = {0};
     int best = 0;
     for (int64_t i = 0; i < plan->n; i++) {
-        if (plan->slots[i].n_dims == 2) {
-            count[plan->slots[i].info->dtype]++;
+        const km_weight_slot *slot = &plan->slots[i];
+        if (slot->matrix != NULL && slot->source.first == 0) { /* q, k, v of one tensor: once */
+            count[slot->info->dtype]++;
         }
     }
     for (int i = 1; i < KM_DTYPE_COUNT; i++) {
