@@ -311,8 +311,9 @@ class TracePlan:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
+        n = len(self.prompts)
         return (
-            f"<km.TracePlan: {len(self.prompts)} texts, {self.n_tokens} distinct tokens, "
+            f"<km.TracePlan: {n} text{'s' if n != 1 else ''}, {self.n_tokens} distinct tokens, "
             f"{self.nbytes / 2**20:,.1f} MiB: {shown}>"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +369,15 @@ def test_the_extension_checks_every_index(tiny: km.Model, changes: dict[str, Any
     _km.trace_run(tiny._model, **packed())
     with pytest.raises((km.Error, ValueError, MemoryError)):
         _km.trace_run(tiny._model, **packed(**changes))
+
+
+# ---- documentation ----
+
+
+def test_the_page_runs_as_it_stands(model: km.Model) -> None:
+    page = Path(__file__).parents[2] / "docs" / "trace.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 6
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "trace.md", "exec"), names)
