@@ -14,8 +14,8 @@
 
 #include "model/forward_private.h"
 
-/* Multiplications below which a pass's attention is not worth sharing among threads. */
-#define SMALL 200000
+/* Multiplications below which one run's attention is not worth sharing among threads. */
+#define SMALL 30000
 
 typedef struct attention_work {
     const km__pass *pass;

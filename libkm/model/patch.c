@@ -52,6 +52,10 @@ static km_status check_place(const char *what, int64_t i, km_point point, int32_
 
 static km_status check_nodes(const char *what, int64_t i, const int64_t *nodes, int64_t n_nodes,
                              int64_t n, km_error *err) {
+    if (nodes != NULL && n_nodes < 0) {
+        return KM_SET(err, KM_EINVAL, "%s %lld: %lld nodes", what, (long long)i,
+                      (long long)n_nodes);
+    }
     for (int64_t k = 0; nodes != NULL && k < n_nodes; k++) {
         if (nodes[k] < 0 || nodes[k] >= n) {
             return KM_SET(err, KM_EINVAL, "%s %lld: nodes[%lld] is %lld; the tree has %lld tokens",
