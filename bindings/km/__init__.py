@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from km._km import Context as Context
     from km.attribution import LogitAttribution as LogitAttribution
     from km.attribution import logit_attribution as logit_attribution
+    from km.circuits import KnowledgeCircuit as KnowledgeCircuit
+    from km.circuits import knowledge_circuit as knowledge_circuit
     from km.comparison import Comparison as Comparison
     from km.comparison import compare as compare
     from km.comparison import power as power
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from km.model import Model as Model
     from km.model import load as load
     from km.model import models as models
+    from km.neurons import KnowledgeNeurons as KnowledgeNeurons
+    from km.neurons import knowledge_neurons as knowledge_neurons
     from km.patch_sweep import ActivationPatching as ActivationPatching
     from km.patch_sweep import activation_patching as activation_patching
     from km.patching import Patch as Patch
@@ -128,9 +132,13 @@ _PLACES = {
     "verify": "verification",
     "ActivationPatching": "patch_sweep",
     "CausalTrace": "tracing",
+    "KnowledgeCircuit": "circuits",
+    "KnowledgeNeurons": "neurons",
     "LogitAttribution": "attribution",
     "activation_patching": "patch_sweep",
     "causal_trace": "tracing",
+    "knowledge_circuit": "circuits",
+    "knowledge_neurons": "neurons",
     "logit_attribution": "attribution",
 }
 

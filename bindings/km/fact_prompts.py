@@ -109,7 +109,7 @@ def _from_relation(
         ids = model.encode(text, bos=bos)
         first = [first_token(model, ids, text, answer, bos) for answer in fact.answers]
         yield FactPrompt(
-            f"{relation.name}/{fact.id}",
+            fact.id,
             relation.name,
             ids,
             text,

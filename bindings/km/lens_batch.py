@@ -316,11 +316,15 @@ def _lens_table(
         [row[0] for row in ids],
         [text(row[0]) for row in ids],
         [row[0] for row in probabilities],
-        [json.dumps(row) for row in ids],
-        [json.dumps([text(t) for t in row]) for row in ids],
-        [json.dumps([_short(p) for p in row]) for row in probabilities],
+        [_json(row) for row in ids],
+        [_json([text(t) for t in row]) for row in ids],
+        [_json([_short(p) for p in row]) for row in probabilities],
     ]
     return Table(COLUMNS, columns)
+
+
+def _json(row: list[Any]) -> str:
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False)
 
 
 def _short(p: float) -> float:

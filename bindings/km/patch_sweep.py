@@ -56,7 +56,9 @@ CAUTION = (
 )
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
+    """Two prompts, and the first tokens of their answers."""
+
     clean: list[int]
     corrupted: list[int]
     texts: tuple[str, str]
@@ -65,6 +67,7 @@ class _Pair(NamedTuple):
 
     @property
     def wants(self) -> list[tuple[int, int]]:
+        """Both answers after the last token."""
         last = len(self.clean) - 1
         return [(last, self.answer), (last, self.wrong)]
 
@@ -295,7 +298,7 @@ def _prompts(value: Any) -> list[Any]:
 
 def _pairs(
     model: Model, clean: Any, corrupted: Any, answer: Any, wrong: Any, bos: bool | None
-) -> list[_Pair]:
+) -> list[Pair]:
     ours, theirs = _prompts(clean), _prompts(corrupted)
     if not ours or len(ours) != len(theirs):
         raise ArgumentError(f"{len(ours)} clean and {len(theirs)} corrupted prompts")
@@ -313,7 +316,7 @@ def read_pair(
     answer: str | int,
     wrong: str | int,
     bos: bool | None,
-) -> _Pair:
+) -> Pair:
     """Two prompts of equal length that differ, and the first tokens of their answers."""
     ids, text = read_prompt(model, clean, bos)
     other, other_text = read_prompt(model, corrupted, bos)
@@ -331,12 +334,12 @@ def read_pair(
     shown = [
         t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in (text, other_text)
     ]
-    return _Pair(ids, other, (shown[0], shown[1]), tokens[0], tokens[1])
+    return Pair(ids, other, (shown[0], shown[1]), tokens[0], tokens[1])
 
 
 def _sweep(
     model: Model,
-    pair: _Pair,
+    pair: Pair,
     chosen: Sequence[Point],
     directions: Sequence[str],
     batch_tokens: int,

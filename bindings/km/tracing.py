@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import _km, stats
@@ -195,7 +196,7 @@ def _interval(
     """Mean over facts: relations, then facts, are the clusters."""
     if len(values) < 2:
         return None
-    names = [fact["fact"] for fact in facts]
+    names = [f"{fact['relation']}\0{fact['fact']}" for fact in facts]
     relations = [fact["relation"] for fact in facts]
     if len(set(relations)) < 2:
         return stats.clustered_bootstrap(values, names, **options)
@@ -416,7 +417,7 @@ def causal_trace(
     work = ChunkWork(kb, provenance)
     with ProgressReporter(progress, "causal trace", unit="facts", total=len(prompts)) as report:
         jobs = [
-            (key, lambda p=p, d=d: _trace(model, p, options, d, batch_tokens))
+            (key, partial(_trace, model, p, options, d, batch_tokens))
             for key, p, d in zip(keys, prompts, draws, strict=True)
         ]
         chunks = work.run(jobs, report)

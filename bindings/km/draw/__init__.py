@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from km.draw._attribution import attribution
 from km.draw._causal_trace import causal_trace
+from km.draw._circuit import circuit
 from km.draw._lens import lens
 from km.draw._patching import patching
 from km.draw._recall import recall
 from km.draw._survival import survival
 from km.draw._taxonomy import taxonomy
 
-__all__ = ["attribution", "causal_trace", "lens", "patching", "recall", "survival", "taxonomy"]
+__all__ = [
+    "attribution",
+    "causal_trace",
+    "circuit",
+    "lens",
+    "patching",
+    "recall",
+    "survival",
+    "taxonomy",
+]
