@@ -1,13 +1,16 @@
 /* neurons.c: knowledge neurons by integrated gradients.
  *
  * For each layer of a pass the tree holds copies of the prompt's last token, siblings that share
- * the prefix, each with that layer's mlp_hidden scaled: one a step, and one scaled by 0. The last
- * token itself gives activations and probability. */
+ * the prefix, each with that layer's activations scaled: one a step, and one scaled by 0. The last
+ * token itself gives activations and probability. Activations are mlp_hidden, or mlp_out where a
+ * norm lies between, whose slopes are then taken back through that norm with its factor held. */
+#include <math.h>
 #include <string.h>
 
 #include "base/base.h"
 #include "km/gradient.h"
 #include "km/neurons.h"
+#include "model/model_private.h"
 
 /* Copies of a pass at most, and bytes of their logits, unless one layer alone has more. */
 #define MOST_COPIES 256
@@ -21,6 +24,8 @@ typedef struct neurons_run {
     int32_t target;
     int64_t n_prompt, n_copies; /* copies a layer: the steps, then the one at 0 */
     int32_t layers;             /* of a pass at most */
+    km_point point;             /* what is scaled */
+    int64_t width;              /* its width */
     /* One pass: copy c of its layer j is node n_prompt + j * n_copies + c and row 1 + the same. */
     int32_t *ids;
     int64_t *parent, *rows;
@@ -28,13 +33,17 @@ typedef struct neurons_run {
     km_read *activations, *gradients;
     km_target *targets;
     double *probabilities;
-    float *slopes; /* (layers, steps, F) */
+    float *slopes; /* (layers, steps, width) */
+    float *mean;   /* (width) slopes of a layer, averaged over the steps */
+    float *pulled; /* (F) their product with each neuron's output */
+    float *branch; /* (D) output of the down projection */
 } neurons_run;
 
 static km_status allocate(neurons_run *run, km_error *err) {
     km_ctx *ctx = km_model_ctx(run->model);
     const int64_t copies = run->layers * run->n_copies, n = run->n_prompt + copies;
-    const int64_t floats = run->layers * run->options.steps * km_model_config(run->model)->d_ffn;
+    const km_config *config = km_model_config(run->model);
+    const int64_t slopes = run->layers * run->options.steps * run->width;
     KM_TRY(km_alloc_array((void **)&run->ids, ctx, n, sizeof *run->ids, err));
     KM_TRY(km_alloc_array((void **)&run->parent, ctx, n, sizeof *run->parent, err));
     KM_TRY(km_alloc_array((void **)&run->rows, ctx, copies + 1, sizeof *run->rows, err));
@@ -45,11 +54,17 @@ static km_status allocate(neurons_run *run, km_error *err) {
     KM_TRY(km_alloc_array((void **)&run->targets, ctx, copies + 1, sizeof *run->targets, err));
     KM_TRY(km_alloc_array((void **)&run->probabilities, ctx, copies + 1, sizeof *run->probabilities,
                           err));
-    return km_alloc_array((void **)&run->slopes, ctx, floats, sizeof *run->slopes, err);
+    KM_TRY(km_alloc_array((void **)&run->slopes, ctx, slopes, sizeof *run->slopes, err));
+    KM_TRY(km_alloc_array((void **)&run->mean, ctx, run->width, sizeof *run->mean, err));
+    KM_TRY(km_alloc_array((void **)&run->pulled, ctx, config->d_ffn, sizeof *run->pulled, err));
+    return km_alloc_array((void **)&run->branch, ctx, config->d_model, sizeof *run->branch, err);
 }
 
 static void clear(neurons_run *run) {
     km_ctx *ctx = km_model_ctx(run->model);
+    km_free(ctx, run->branch);
+    km_free(ctx, run->pulled);
+    km_free(ctx, run->mean);
     km_free(ctx, run->slopes);
     km_free(ctx, run->probabilities);
     km_free(ctx, run->targets);
@@ -91,7 +106,7 @@ static void fill_doors(neurons_run *run, int32_t first, int32_t n_layers) {
         const int64_t *copies = run->rows + 1 + j * run->n_copies;
         for (int64_t c = 0; c < run->n_copies; c++) {
             run->patches[j * run->n_copies + c] = (km_patch){.kind = KM_PATCH_SCALE,
-                                                             .point = KM_POINT_MLP_HIDDEN,
+                                                             .point = run->point,
                                                              .layer = first + j,
                                                              .head = -1,
                                                              .nodes = copies + c,
@@ -101,31 +116,68 @@ static void fill_doors(neurons_run *run, int32_t first, int32_t n_layers) {
         run->activations[j] =
             (km_read){KM_POINT_MLP_HIDDEN, first + j, -1,
                       run->rows,           1,         run->out->activation + (first + j) * f};
-        run->gradients[j] = (km_read){KM_POINT_MLP_HIDDEN,        first + j, -1, copies, steps,
-                                      run->slopes + j * steps * f};
+        run->gradients[j] = (km_read){run->point, first + j, -1,
+                                      copies,     steps,     run->slopes + j * steps * run->width};
     }
 }
 
 /* The derivative is with respect to the scaled activation, which is what the sum asks for. */
-static void attribute(const neurons_run *run, int32_t layer, const float *slopes,
-                      const double *probabilities) {
-    const int64_t f = km_model_config(run->model)->d_ffn, steps = run->options.steps;
-    double *attribution = run->out->attribution + layer * f, total = 0.0;
-    for (int64_t i = 0; i < f; i++) {
+static void average(const neurons_run *run, const float *slopes) {
+    const int64_t steps = run->options.steps;
+    for (int64_t i = 0; i < run->width; i++) {
         double sum = 0.0;
         for (int64_t k = 0; k < steps; k++) {
-            sum += (double)slopes[k * f + i];
+            sum += (double)slopes[k * run->width + i];
         }
-        attribution[i] = (double)run->out->activation[layer * f + i] * sum / (double)steps;
+        run->mean[i] = (float)(sum / (double)steps);
+    }
+}
+
+/* From slopes at mlp_out to slopes at mlp_hidden, through the down projection and the norm behind
+ * it, whose factor stays that of this run. */
+static km_status pull_back(const neurons_run *run, int32_t layer, km_error *err) {
+    const km_model *model = run->model;
+    const km_config *config = km_model_config(model);
+    const km_layer_weights *w = &model->weights.layers[layer];
+    const int64_t d = config->d_model, f = config->d_ffn;
+    const km_linear_job job = {
+        run->branch, run->out->activation + layer * f, &w->w_down, w->b_down, d, f, 1};
+    double squares = 0.0;
+    KM_TRY(km_linear_many(km_model_ctx(model), &job, 1, err));
+    for (int64_t i = 0; i < d; i++) {
+        squares += (double)run->branch[i] * (double)run->branch[i];
+    }
+    const double factor = 1.0 / sqrt(squares / (double)d + config->norm_eps);
+    for (int64_t i = 0; i < d; i++) {
+        const double gain = (double)w->ffn_post_norm.gain[i] + (double)config->norm_offset;
+        run->mean[i] = (float)((double)run->mean[i] * gain * factor);
+    }
+    return km_linear_backward(km_model_ctx(model), run->pulled, f, run->mean, d, &w->w_down, 1,
+                              false, err);
+}
+
+static km_status attribute(const neurons_run *run, int32_t layer, const float *slopes,
+                           const double *probabilities, km_error *err) {
+    const int64_t f = km_model_config(run->model)->d_ffn;
+    const bool held = run->point == KM_POINT_MLP_OUT;
+    double *attribution = run->out->attribution + layer * f, total = 0.0;
+    average(run, slopes);
+    if (held) {
+        KM_TRY(pull_back(run, layer, err));
+    }
+    for (int64_t i = 0; i < f; i++) {
+        const double slope = (double)(held ? run->pulled[i] : run->mean[i]);
+        attribution[i] = (double)run->out->activation[layer * f + i] * slope;
         total += attribution[i];
     }
-    run->out->without[layer] = probabilities[steps];
-    run->out->completeness[layer] = run->out->probability - probabilities[steps] - total;
+    run->out->without[layer] = probabilities[run->options.steps];
+    run->out->completeness[layer] = run->out->probability - run->out->without[layer] - total;
+    return KM_OK;
 }
 
 static km_status run_pass(neurons_run *run, int32_t first, int32_t n_layers, km_error *err) {
     const int64_t copies = n_layers * run->n_copies;
-    const int64_t f = km_model_config(run->model)->d_ffn, steps = run->options.steps;
+    const int64_t slopes = run->options.steps * run->width;
     km_target_loss loss = {run->model, KM_TARGET_PROB, run->targets, copies + 1,
                            run->probabilities};
     km_gradient_request request = {.loss = km_target_loss_row, .payload = &loss};
@@ -142,8 +194,8 @@ static km_status run_pass(neurons_run *run, int32_t first, int32_t n_layers, km_
     KM_TRY(km_model_gradients(run->model, &request, err));
     run->out->probability = run->probabilities[0];
     for (int32_t j = 0; j < n_layers; j++) {
-        attribute(run, first + j, run->slopes + j * steps * f,
-                  run->probabilities + 1 + j * run->n_copies);
+        KM_TRY(attribute(run, first + j, run->slopes + j * slopes,
+                         run->probabilities + 1 + j * run->n_copies, err));
     }
     return KM_OK;
 }
@@ -181,7 +233,8 @@ km_status km_neurons_run_into(km_neurons_arrays *out, const km_model *model, con
                               int64_t n, int32_t target, const km_neurons_options *options,
                               km_tick_fn tick_fn, void *payload, km_error *err) {
     const km_neurons_options defaults = KM_NEURONS_OPTIONS_INIT;
-    const int32_t n_layers = km_model_config(model)->n_layers;
+    const km_config *config = km_model_config(model);
+    const int32_t n_layers = config->n_layers;
     km_status status = KM_OK;
     km_tick tick;
     neurons_run run = {.out = out, .model = model, .target = target, .n_prompt = n};
@@ -189,6 +242,8 @@ km_status km_neurons_run_into(km_neurons_arrays *out, const km_model *model, con
     run.n_copies = (int64_t)run.options.steps + 1;
     KM_TRY(check(&run, ids, err));
     run.layers = choose_layers(&run);
+    run.point = config->post_norms ? KM_POINT_MLP_OUT : KM_POINT_MLP_HIDDEN;
+    run.width = config->post_norms ? config->d_model : config->d_ffn;
     KM_GO(allocate(&run, err));
     lay_out(&run, ids);
     km_tick_init(&tick, km_model_ctx(model), tick_fn, payload, n_layers);

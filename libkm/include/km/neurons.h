@@ -22,7 +22,9 @@ typedef struct km_neurons_options {
 #define KM_NEURONS_OPTIONS_INIT {20, KM_RIEMANN_LEFT}
 
 /* What km_neurons_run_into fills. w is mlp_hidden of a layer at the prompt's last token, P(w') the
- * probability of the target after the prompt with that layer's w replaced by w' there. */
+ * probability of the target after the prompt with that layer's w replaced by w' there. Where a norm
+ * follows the MLP its output does not depend on the scale of w, and P jumps between 0 and the first
+ * step; there the factor of that norm is held at that of the run, for w' and for the slopes. */
 typedef struct km_neurons_arrays {
     double *attribution;  /* (L, F) w_i / m times the sum of dP/dw_i over the steps */
     float *activation;    /* (L, F) w */
