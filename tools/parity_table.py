@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "python"))
 
-from architectures import FORMS, NAMES, model_path, prompts, read_golden
+from arch_models import FORMS, NAMES, model_path, prompts
 
 import km
 
@@ -42,7 +42,7 @@ def errors(name: str) -> tuple[float, float]:
     found = []
     for form in FORMS:
         model = km.load(model_path(name, form))
-        for ids, expected in prompts(read_golden(name)):
+        for ids, expected in prompts(name):
             got = [np.asarray(model.next_logprobs(ids[: t + 1])) for t in range(len(ids))]
             found.append(np.abs(np.array(got, dtype=np.float64) - expected).ravel())
     every = np.concatenate(found)

@@ -13,6 +13,7 @@ import numpy as np
 import km
 
 ARCH = Path(__file__).parents[1] / "golden_data" / "arch"
+FORMS = ("folder", "gguf")
 NAMES = sorted(path.name for path in ARCH.iterdir() if path.is_dir())
 # Points that are the stream as one reader sees it: they exist to be changed or differentiated.
 INPUTS = frozenset({"q_input", "k_input", "v_input", "mlp_input"})
@@ -49,6 +50,21 @@ def read_safetensors(path: Path) -> dict[str, Floats]:
 def golden(name: str) -> dict[str, Floats]:
     """transformers' answers for one architecture."""
     return read_safetensors(ARCH / f"{name}.golden.safetensors")
+
+
+def model_path(name: str, form: str) -> Path:
+    """The Hugging Face folder ("folder") or the GGUF file ("gguf") of a model."""
+    return ARCH / name if form == "folder" else ARCH / f"{name}.gguf"
+
+
+def prompts(name: str) -> list[tuple[list[int], Floats]]:
+    """Token ids and log-probabilities (tokens, vocabulary) of each prompt."""
+    tensors = golden(name)
+    n = sum(key.endswith(".logprobs") for key in tensors)
+    return [
+        (tensors[f"prompt{i}.ids"].astype(int).tolist(), tensors[f"prompt{i}.logprobs"])
+        for i in range(n)
+    ]
 
 
 def golden_ids(name: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from architectures import FORMS, NAMES, ROOT, model_path, prompts, read_golden
+from arch_models import ARCH, FORMS, NAMES, model_path, prompts
 
 import km
 
@@ -28,7 +28,7 @@ def every_logprob(model: km.Model, ids: list[int]) -> np.ndarray[Any, Any]:
 
 def check_model(model: km.Model, name: str) -> None:
     """Every token at every position of every prompt."""
-    for ids, expected in prompts(read_golden(name)):
+    for ids, expected in prompts(name):
         got = every_logprob(model, ids)
         assert np.abs(got - expected).max() < TOLERANCE
         following = np.asarray(model.logprobs(ids))
@@ -68,7 +68,7 @@ def test_random_control(name: str) -> None:
     """Fresh weights of every shape: finite, near the uniform distribution, the same for a seed."""
     for form in FORMS:
         model = km.load(model_path(name, form))
-        ids = prompts(read_golden(name))[1][0]
+        ids = prompts(name)[1][0]
         first, again, other = (model.random_like(seed=seed) for seed in (3, 3, 4))
         logprobs = np.asarray(first.next_logprobs(ids))
         assert np.isfinite(logprobs).all()
@@ -113,7 +113,7 @@ def rewrite(
 
 
 def read_config(name: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((ROOT / name / "config.json").read_text())
+    config: dict[str, Any] = json.loads((ARCH / name / "config.json").read_text())
     return config
 
 
@@ -144,8 +144,8 @@ def old_config(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_transformers_4(name: str, tmp_path: Path) -> None:
     """Both generations of config.json are one model: the fingerprint covers every field."""
-    old = rewrite(ROOT / name, tmp_path / "old", keep, old_config(name), b"")
-    assert km.load(old).fingerprint == km.load(ROOT / name).fingerprint
+    old = rewrite(ARCH / name, tmp_path / "old", keep, old_config(name), b"")
+    assert km.load(old).fingerprint == km.load(ARCH / name).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_gemma3_inside_a_model_with_images(body: str, head: str, tmp_path: Path)
     def rename(name: str) -> str:
         return name.replace("model.", body, 1).replace("lm_head.", head, 1)
 
-    check_model(km.load(rewrite(ROOT / "gemma3", tmp_path, rename, config, b"")), "gemma3")
+    check_model(km.load(rewrite(ARCH / "gemma3", tmp_path, rename, config, b"")), "gemma3")
 
 
 def test_gpt2_without_prefix_and_with_a_mask(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_gpt2_without_prefix_and_with_a_mask(tmp_path: Path) -> None:
     def rename(name: str) -> str:
         return name.removeprefix("transformer.")
 
-    folder = rewrite(ROOT / "gpt2", tmp_path, rename, read_config("gpt2"), b"\1\0\1")
+    folder = rewrite(ARCH / "gpt2", tmp_path, rename, read_config("gpt2"), b"\1\0\1")
     check_model(km.load(folder), "gpt2")
 
 
@@ -175,7 +175,7 @@ def test_gpt_neox_before_transformers_5(tmp_path: Path) -> None:
     def rename(name: str) -> str:
         return name.replace("lm_head.weight", "embed_out.weight")
 
-    folder = rewrite(ROOT / "pythia", tmp_path, rename, read_config("pythia"), b"\1")
+    folder = rewrite(ARCH / "pythia", tmp_path, rename, read_config("pythia"), b"\1")
     check_model(km.load(folder), "pythia")
 
 
@@ -201,7 +201,7 @@ def test_gpt_neox_before_transformers_5(tmp_path: Path) -> None:
 def test_refusals_name_the_field(
     name: str, change: dict[str, Any], field: str, tmp_path: Path
 ) -> None:
-    folder = rewrite(ROOT / name, tmp_path, keep, read_config(name) | change, b"")
+    folder = rewrite(ARCH / name, tmp_path, keep, read_config(name) | change, b"")
     with pytest.raises((km.UnsupportedError, km.FormatError)) as caught:
         km.load(folder)
     assert re.search(field, str(caught.value)), caught.value
