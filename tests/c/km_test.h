@@ -74,6 +74,27 @@ static inline km_ctx *km_test_ctx(int n_threads) {
     return ctx;
 }
 
+/* The CPU variants of this architecture, from the least to the most demanding. */
+#if defined(__x86_64__)
+#define KM_TEST_CPUS {"v1", "v3", "v4"}
+#define KM_TEST_N_CPUS 3
+#define KM_TEST_CPU_NAMES "v1, v3 or v4"
+#else
+#define KM_TEST_CPUS {"neon"}
+#define KM_TEST_N_CPUS 1
+#define KM_TEST_CPU_NAMES "neon"
+#endif
+
+/* A context of one CPU variant; NULL when this machine cannot run it. The output says which. */
+static inline km_ctx *km_test_variant(int n_threads, const char *cpu) {
+    km_ctx_options options = {n_threads, cpu, NULL};
+    km_ctx *ctx = NULL;
+    km_status status = km_ctx_new(&ctx, &options, NULL);
+    print_message("%s: %s\n", cpu, status == KM_OK ? "run" : "not on this machine");
+    assert_true(status == KM_OK || status == KM_EUNSUPPORTED);
+    return status == KM_OK ? ctx : NULL;
+}
+
 /* cmocka setup and teardown: *state is a context of two threads. */
 static inline int km_test_setup(void **state) {
     *state = km_test_ctx(2);

@@ -171,6 +171,8 @@ static void test_memory_available(void **state) {
 
 /* ---- context ---- */
 
+static const char *const cpus[] = KM_TEST_CPUS;
+
 static void test_ctx_options(void **state) {
     (void)state;
     km_error err = KM_ERROR_INIT;
@@ -178,11 +180,11 @@ static void test_ctx_options(void **state) {
     km_test_fails(km_ctx_new(&ctx, &(km_ctx_options){-1, NULL, NULL}, &err), KM_EINVAL, &err,
                   "n_threads");
     km_test_fails(km_ctx_new(&ctx, &(km_ctx_options){1, "v2", NULL}, &err), KM_EINVAL, &err,
-                  "v1, v3 or v4");
+                  "it must be " KM_TEST_CPU_NAMES);
     km_test_fails(km_ctx_new(&ctx, &(km_ctx_options){1, "", NULL}, &err), KM_EINVAL, &err,
-                  "v1, v3 or v4");
-    km_test_ok(km_ctx_new(&ctx, &(km_ctx_options){3, "v1", NULL}, &err), &err);
-    assert_string_equal(km_ctx_cpu(ctx), "v1");
+                  "it must be " KM_TEST_CPU_NAMES);
+    km_test_ok(km_ctx_new(&ctx, &(km_ctx_options){3, cpus[0], NULL}, &err), &err);
+    assert_string_equal(km_ctx_cpu(ctx), cpus[0]);
     assert_int_equal(km_ctx_threads(ctx), 3);
     assert_true(strlen(km_ctx_blas_core(ctx)) > 0);
     assert_int_equal(openblas_get_num_threads(), 1);
@@ -195,10 +197,10 @@ static void test_ctx_environment(void **state) {
     (void)state;
     km_error err = KM_ERROR_INIT;
     km_ctx *ctx = NULL;
-    assert_int_equal(setenv("KM_CPU", "v1", 1), 0);
+    assert_int_equal(setenv("KM_CPU", cpus[0], 1), 0);
     assert_int_equal(setenv("KM_THREADS", "5", 1), 0);
     km_test_ok(km_ctx_new(&ctx, NULL, &err), &err);
-    assert_string_equal(km_ctx_cpu(ctx), "v1");
+    assert_string_equal(km_ctx_cpu(ctx), cpus[0]);
     assert_int_equal(km_ctx_threads(ctx), 5);
     km_ctx_free(ctx);
     assert_int_equal(setenv("KM_THREADS", "5x", 1), 0);
@@ -216,16 +218,15 @@ static void test_cpu_levels(void **state) {
     (void)state;
     km_error err = KM_ERROR_INIT;
     km_ctx *best = km_test_ctx(1);
-    const char *const names[] = {"v1", "v3", "v4"};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < KM_TEST_N_CPUS; i++) {
         km_ctx *ctx = NULL;
-        km_status status = km_ctx_new(&ctx, &(km_ctx_options){1, names[i], NULL}, &err);
-        if (strcmp(names[i], km_ctx_cpu(best)) <= 0) {
+        km_status status = km_ctx_new(&ctx, &(km_ctx_options){1, cpus[i], NULL}, &err);
+        if (strcmp(cpus[i], km_ctx_cpu(best)) <= 0) {
             km_test_ok(status, &err);
-            assert_string_equal(km_ctx_cpu(ctx), names[i]);
+            assert_string_equal(km_ctx_cpu(ctx), cpus[i]);
             km_ctx_free(ctx);
         } else {
-            km_test_fails(status, KM_EUNSUPPORTED, &err, names[i]);
+            km_test_fails(status, KM_EUNSUPPORTED, &err, cpus[i]);
         }
     }
     km_ctx_free(best);

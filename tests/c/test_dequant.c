@@ -6,22 +6,8 @@
 #include "stored_rows.h"
 #include "tensor/linear_private.h"
 
-static const char *const CPUS[] = {"v1", "v3", "v4", "neon"};
-#define N_CPUS 4
+static const char *const CPUS[] = KM_TEST_CPUS;
 #define N_BLOCKS 61
-
-/* A context of one CPU variant, or NULL when this machine cannot run it. */
-static km_ctx *variant_ctx(const char *cpu) {
-    km_ctx_options options = {1, cpu, NULL};
-    km_ctx *ctx = NULL;
-    km_error err = KM_ERROR_INIT;
-    km_status status = km_ctx_new(&ctx, &options, &err);
-    if (status == KM_EUNSUPPORTED || status == KM_EINVAL) {
-        return NULL;
-    }
-    assert_int_equal(status, KM_OK);
-    return ctx;
-}
 
 /* Equal bits, or both NaN: a conversion in hardware makes a signalling NaN quiet. */
 static void check_same(const float *got, const float *expected, int64_t n) {
@@ -141,9 +127,8 @@ static void check_one_row(km_ctx *ctx, km_dtype dtype) {
 static void test_variants(void **state) {
     (void)state;
     int n_run = 0;
-    for (int c = 0; c < N_CPUS; c++) {
-        km_ctx *ctx = variant_ctx(CPUS[c]);
-        print_message("%s: %s\n", CPUS[c], ctx == NULL ? "not on this machine" : "run");
+    for (int c = 0; c < KM_TEST_N_CPUS; c++) {
+        km_ctx *ctx = km_test_variant(1, CPUS[c]);
         if (ctx == NULL) {
             continue;
         }

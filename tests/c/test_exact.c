@@ -117,8 +117,8 @@ static void check_model(km_ctx *ctx, km_config config) {
 
 static void test_bits_follow_from_the_ancestors(void **state) {
     (void)state;
-    static const char *const cpus[] = {"v1", "v3", "v4"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const cpus[] = KM_TEST_CPUS;
+    for (int i = 0; i < KM_TEST_N_CPUS; i++) {
         km_ctx *ctx = make_ctx(2, cpus[i]);
         for (int c = 0; ctx != NULL && c < N_SYNTHETIC; c++) {
             check_model(ctx, synthetic_config(c));

@@ -65,8 +65,8 @@ static void compare_forests(km_ctx *ctx, km_config config) {
 
 static void test_every_variant_agrees_with_double_precision(void **state) {
     (void)state;
-    static const char *const cpus[] = {"v1", "v3", "v4"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const cpus[] = KM_TEST_CPUS;
+    for (int i = 0; i < KM_TEST_N_CPUS; i++) {
         km_ctx *ctx = make_ctx(2, cpus[i]);
         if (ctx != NULL) {
             for (int c = 0; c < N_SYNTHETIC; c++) {

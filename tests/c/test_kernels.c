@@ -242,16 +242,11 @@ static void check_long_sum(const km_kernels *k) {
     free(b);
 }
 
-static void test_variant(const char *cpu) {
-    km_ctx_options options = {1, cpu, NULL};
-    km_ctx *ctx = NULL;
-    km_error err = KM_ERROR_INIT;
-    km_status status = km_ctx_new(&ctx, &options, &err);
-    if (status == KM_EUNSUPPORTED) {
-        print_message("no %s on this machine\n", cpu);
-        skip();
+static bool check_variant(const char *cpu) {
+    km_ctx *ctx = km_test_variant(1, cpu);
+    if (ctx == NULL) {
+        return false;
     }
-    assert_int_equal(status, KM_OK);
     const km_kernels *k = km_ctx_kernels(ctx);
     assert_string_equal(k->name, cpu);
     for (int64_t i = 0; i < N_SIZES; i++) {
@@ -262,28 +257,22 @@ static void test_variant(const char *cpu) {
     check_edges(k);
     check_long_sum(k);
     km_ctx_free(ctx);
+    return true;
 }
 
-static void test_v1(void **state) {
+static void test_variants(void **state) {
     (void)state;
-    test_variant("v1");
-}
-
-static void test_v3(void **state) {
-    (void)state;
-    test_variant("v3");
-}
-
-static void test_v4(void **state) {
-    (void)state;
-    test_variant("v4");
+    static const char *const cpus[] = KM_TEST_CPUS;
+    int n_run = 0;
+    for (int i = 0; i < KM_TEST_N_CPUS; i++) {
+        n_run += check_variant(cpus[i]);
+    }
+    assert_true(n_run >= 1);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_v1),
-        cmocka_unit_test(test_v3),
-        cmocka_unit_test(test_v4),
+        cmocka_unit_test(test_variants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

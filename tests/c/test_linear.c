@@ -7,9 +7,8 @@
 
 #include "stored_rows.h"
 
-static const char *const CPUS[] = {"v1", "v3", "v4", "neon"};
-static const int LANES[] = {4, 8, 16, 4};
-#define N_CPUS 4
+static const char *const CPUS[] = KM_TEST_CPUS;
+static const int LANES[] = {4, 8, 16};
 
 typedef struct shape {
     int64_t m, n, k;
@@ -64,19 +63,6 @@ static void problem_clear(problem *p) {
     free(p->y);
     free(p->bias);
     free(p->rows);
-}
-
-/* A context of one CPU variant, or NULL when this machine cannot run it. */
-static km_ctx *variant_ctx(const char *cpu, int n_threads) {
-    km_ctx_options options = {n_threads, cpu, NULL};
-    km_ctx *ctx = NULL;
-    km_error err = KM_ERROR_INIT;
-    km_status status = km_ctx_new(&ctx, &options, &err);
-    if (status == KM_EUNSUPPORTED || status == KM_EINVAL) {
-        return NULL;
-    }
-    assert_int_equal(status, KM_OK);
-    return ctx;
 }
 
 /* ---- the documented order ---- */
@@ -164,9 +150,8 @@ static void check_variant(km_ctx *ctx, int lanes, bool fused) {
 static void test_variants(void **state) {
     (void)state;
     int n_run = 0;
-    for (int c = 0; c < N_CPUS; c++) {
-        km_ctx *ctx = variant_ctx(CPUS[c], 1);
-        print_message("%s: %s\n", CPUS[c], ctx == NULL ? "not on this machine" : "run");
+    for (int c = 0; c < KM_TEST_N_CPUS; c++) {
+        km_ctx *ctx = km_test_variant(1, CPUS[c]);
         if (ctx != NULL) {
             check_variant(ctx, LANES[c], strcmp(CPUS[c], "v1") != 0);
             km_ctx_free(ctx);
@@ -197,8 +182,8 @@ static void check_rows_alone(km_ctx *ctx, const problem *all, int64_t first, int
 
 static void test_any_number_of_rows(void **state) {
     (void)state;
-    for (int c = 0; c < N_CPUS; c++) {
-        km_ctx *ctx = variant_ctx(CPUS[c], 2);
+    for (int c = 0; c < KM_TEST_N_CPUS; c++) {
+        km_ctx *ctx = km_test_variant(2, CPUS[c]);
         for (int d = 0; ctx != NULL && d < KM_DTYPE_COUNT; d++) {
             problem p;
             problem_init(&p, (shape){270, 53, 1280}, (km_dtype)d, true);
@@ -219,10 +204,10 @@ static void test_any_number_of_threads(void **state) {
     problem p[2];
     problem_init(&p[0], (shape){290, 200, 96}, KM_Q4_1, false);
     problem_init(&p[1], (shape){1, 1000, 320}, KM_Q8_0, true);
-    for (int c = 0; c < N_CPUS; c++) {
+    for (int c = 0; c < KM_TEST_N_CPUS; c++) {
         float *first[2] = {NULL, NULL};
         for (int n_threads = 1; n_threads <= 7; n_threads += 3) {
-            km_ctx *ctx = variant_ctx(CPUS[c], n_threads);
+            km_ctx *ctx = km_test_variant(n_threads, CPUS[c]);
             const km_linear_job jobs[2] = {p[0].job, p[1].job};
             for (int t = 0; ctx != NULL && t < 2; t++) {
                 clear_result(&p[t]);

@@ -77,11 +77,11 @@ static km_ctx *variant_ctx(const char *cpu) {
 
 static void test_log_probabilities_are_those_of_transformers(void **state) {
     (void)state;
-    static const char *const cpus[] = {"v1", "v3", "v4"};
+    static const char *const cpus[] = KM_TEST_CPUS;
     golden *g = malloc(sizeof *g);
     float *got = malloc(sizeof g->logprobs);
     assert_true(g != NULL && got != NULL);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 2 * KM_TEST_N_CPUS; i++) {
         km_ctx *ctx = variant_ctx(cpus[i / 2]);
         if (ctx == NULL) {
             continue; /* this machine has no such instructions */
