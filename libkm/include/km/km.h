@@ -3,12 +3,14 @@
 #ifndef KM_KM_H
 #define KM_KM_H
 
+#include "km/circuit.h"
 #include "km/ctx.h"
 #include "km/error.h"
 #include "km/gradient.h"
 #include "km/interpretability.h"
 #include "km/memorization.h"
 #include "km/model.h"
+#include "km/neurons.h"
 #include "km/points.h"
 #include "km/save.h"
 #include "km/score.h"
