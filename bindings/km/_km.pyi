@@ -284,7 +284,15 @@ class Session:
     """
 
     def __new__(cls, model: Model, capacity: int) -> Session: ...
-    def append(self, ids: Buffer, parents: Buffer, rows: Buffer) -> Array:
+    def append(
+        self,
+        ids: Buffer,
+        parents: Buffer,
+        rows: Buffer,
+        patches: Buffer | None = None,
+        factors: Buffer | None = None,
+        values: Buffer | None = None,
+    ) -> Array:
         """Compute T more tokens and keep them.
 
         Parameters
@@ -294,6 +302,8 @@ class Session:
             The node each follows, counted from the session's first token; -1 begins a sequence.
         rows : (R) int64
             Which of the new tokens, counted from 0, to return logits of.
+        patches, factors, values : optional
+            As in trace_run, each of all new tokens (-1).
 
         Returns
         -------

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from km.points import OVER_POSITIONS, Point, Points, choose
+from km.errors import ArgumentError
+from km.points import OVER_POSITIONS, Points, choose
 from km.prompts import Prompt, each_text, resolve
 
 if TYPE_CHECKING:
@@ -73,10 +74,6 @@ class Forest:
         """Length of the longest text."""
         return max(len(nodes) for nodes in self.nodes)
 
-    def width(self, point: Point) -> int:
-        """Elements of one head of one token."""
-        return self.n_positions if point.name in OVER_POSITIONS else point.width
-
     def places(self, patch: int) -> tuple[list[int], list[int]]:
         """The tokens a patch changes, and which of its values each takes."""
         return list(self._places[patch]), list(self._places[patch].values())
@@ -95,42 +92,19 @@ def _marks(patches: Sequence[Patch], prompts: Sequence[Prompt], i: int) -> dict[
     return marks
 
 
-class Packed:
-    """The arrays of one pass: ids, parent, nodes, patches, factors and values."""
+class PackedPatches:
+    """Patches as the extension takes them: one row a layer, chosen head and run of elements."""
 
-    def __init__(self, forest: Forest, patches: Sequence[Patch], points: Points) -> None:
-        self.forest = forest
+    def __init__(self, points: Points) -> None:
         self._points = points
-        self._nodes = array("q")
-        self._patches = array("q")
+        self._rows = array("q")
         self._factors = array("f")
         self._values = array("f")
-        for number, patch in enumerate(patches):
-            self._add_patch(patch, *forest.places(number))
 
-    def add_nodes(self, nodes: Sequence[int]) -> tuple[int, int]:
-        """(first, count) of these tokens in the array of tokens."""
-        first = len(self._nodes)
-        self._nodes.extend(nodes)
-        return first, len(nodes)
-
-    def arrays(self) -> dict[str, Any]:
-        """The arguments by their names in the extension, all but the reads."""
-        import numpy as np
-
-        return {
-            "ids": self.forest.ids,
-            "parent": self.forest.parent,
-            "nodes": self._nodes,
-            "patches": np.asarray(self._patches, np.int64).reshape(-1, 11),
-            "factors": self._factors,
-            "values": self._values,
-        }
-
-    # ---- patches ----
-
-    def _add_patch(self, patch: Patch, nodes: list[int], rows: list[int]) -> None:
-        """One entry a layer, chosen head and stretch of neighbouring elements."""
+    def add(
+        self, patch: Patch, nodes: tuple[int, int], places: list[int], n_positions: int
+    ) -> None:
+        """One more patch, of the tokens `nodes` (first, count), which take the values `places`."""
         point = self._points.find(patch.site.point)
         layers = self._points.layers(point, patch.site.layer)
         patch.check("layers", len(layers))
@@ -138,13 +112,13 @@ class Packed:
         if patch.site.heads is not None:
             heads = choose(patch.site.heads, point.heads, f"heads of {point.name}", "head")
         patch.check("heads", point.heads if heads == [-1] else len(heads))
-        first, count = self.add_nodes(nodes)
-        for begin, end, at in patch.runs(point, self.forest.width(point)):
+        width = n_positions if point.name in OVER_POSITIONS else point.width
+        for begin, end, at in patch.runs(point, width):
             for i, layer in enumerate(layers):
                 for j, head in enumerate(heads):
-                    part = patch.part(i, None if head < 0 else j, at, rows)
-                    where = (patch.kind, point.number, layer, head, first, count, begin, end)
-                    self._patches.extend((*where, *self._add_values(part)))
+                    part = patch.part(i, None if head < 0 else j, at, places)
+                    where = (patch.kind, point.number, layer, head, *nodes, begin, end)
+                    self._rows.extend((*where, *self._add_values(part)))
                     self._factors.append(patch.factor)
 
     def _add_values(self, values: np.ndarray[Any, Any] | None) -> tuple[int, int, int]:
@@ -154,3 +128,56 @@ class Packed:
         offset = len(self._values)
         self._values.frombytes(values.tobytes())
         return offset, 0 if len(values) == 1 else values[0].size, int(values.shape[1] == 1)
+
+    def arrays(self) -> dict[str, Any]:
+        """The arguments by their names in the extension."""
+        import numpy as np
+
+        rows = np.asarray(self._rows, np.int64).reshape(-1, 11)
+        return {"patches": rows, "factors": self._factors, "values": self._values}
+
+
+class Packed:
+    """The arrays of one pass: ids, parent, nodes, patches, factors and values."""
+
+    def __init__(self, forest: Forest, patches: Sequence[Patch], points: Points) -> None:
+        self.forest = forest
+        self._nodes = array("q")
+        self._patches = PackedPatches(points)
+        for number, patch in enumerate(patches):
+            nodes, places = forest.places(number)
+            self._patches.add(patch, self.add_nodes(nodes), places, forest.n_positions)
+
+    def add_nodes(self, nodes: Sequence[int]) -> tuple[int, int]:
+        """(first, count) of these tokens in the array of tokens."""
+        first = len(self._nodes)
+        self._nodes.extend(nodes)
+        return first, len(nodes)
+
+    def arrays(self) -> dict[str, Any]:
+        """The arguments by their names in the extension, all but the reads."""
+        forest = {"ids": self.forest.ids, "parent": self.forest.parent, "nodes": self._nodes}
+        return forest | self._patches.arrays()
+
+
+def pack_everywhere(patches: Sequence[Patch], points: Points) -> dict[str, Any]:
+    """Patches of every token, also of tokens to come; nothing where there are none.
+
+    Raises
+    ------
+    ArgumentError
+        A patch names positions or texts, or a point as wide as the text.
+    """
+    packed = PackedPatches(points)
+    for patch in patches:
+        site = patch.site
+        all_positions = isinstance(site.positions, str) and site.positions == "all"
+        if not all_positions or site.text is not None or patch.by_position:
+            raise ArgumentError(
+                f"{patch!r}: patches of generated text work on every token alike; leave out "
+                "positions and text"
+            )
+        if site.point in OVER_POSITIONS:
+            raise ArgumentError(f"{patch!r}: {site.point} grows with the text; patch it in a trace")
+        packed.add(patch, (0, -1), [], 0)
+    return packed.arrays() if patches else {}

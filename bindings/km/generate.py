@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from km import _km
 from km.decoders import Choice, Decoder, Greedy, pick_best
 from km.errors import ArgumentError
+from km.forest import pack_everywhere
+from km.patching import Patches, as_patches
+from km.points import Points
 from km.result import make_provenance
 from km.score import list_prompts
 
@@ -288,8 +291,9 @@ class _Ending:
 class _Forest:
     """A session and which of its nodes holds which tokens."""
 
-    def __init__(self, model: Model, capacity: int) -> None:
+    def __init__(self, model: Model, capacity: int, patches: dict[str, Any]) -> None:
         self._session = _km.Session(model._model, capacity)
+        self._patches = patches
         self._children: dict[tuple[int, int], int] = {}
         self._capacity = capacity
         self._model = model
@@ -302,6 +306,7 @@ class _Forest:
             array("i", [token for _, token in pairs]),
             array("q", [node for node, _ in pairs]),
             array("q", range(n)),
+            **self._patches,
         )
 
     def __len__(self) -> int:
@@ -348,7 +353,8 @@ class _Forest:
         for row, node in enumerate(ends):
             wanted.setdefault(node, []).append(row)
         if len(ids) <= _PASS_TOKENS:
-            return self._session.append(ids, parents, array("q", [n - base for n in ends]))
+            last = array("q", [n - base for n in ends])
+            return self._session.append(ids, parents, last, **self._patches)
         import numpy as np
 
         out = np.empty((len(ends), self._vocab), dtype=np.float32)
@@ -356,7 +362,10 @@ class _Forest:
             stop = min(first + _PASS_TOKENS, len(ids))
             nodes = [n for n in wanted if first <= n - base < stop]
             rows = self._session.append(
-                ids[first:stop], parents[first:stop], array("q", [n - base - first for n in nodes])
+                ids[first:stop],
+                parents[first:stop],
+                array("q", [n - base - first for n in nodes]),
+                **self._patches,
             )
             for node, row in zip(nodes, np.asarray(rows), strict=True):
                 out[wanted[node]] = row
@@ -383,6 +392,7 @@ class _Run:
         eos: int | Sequence[int] | None,
         bos: bool | None,
         special: bool,
+        patches: Patches,
     ) -> None:
         if max_tokens < 1:
             raise ArgumentError(f"max_tokens is {max_tokens}; it must be positive")
@@ -411,6 +421,10 @@ class _Run:
             "bos": bos,
             "special": special,
         }
+        listed = as_patches(patches)
+        self.patches = pack_everywhere(listed, Points(model)) if listed else {}
+        if listed:
+            parameters["patches"] = [patch.describe() for patch in listed]
         seed = parameters.pop("seed", None)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         self._origin = _Origin(model, parameters, seed, time)
@@ -457,7 +471,7 @@ class _Run:
         """Where decoders compute contexts of their own."""
         if self._others is None:
             longest = max(len(prompt.ids) for prompt in self.prompts) + self.max_tokens
-            self._others = _Forest(self.model, 2 * longest * self.decoder.branches)
+            self._others = _Forest(self.model, 2 * longest * self.decoder.branches, self.patches)
         return self._others
 
     def piece(self, token: int) -> bytes:
@@ -480,7 +494,7 @@ class _Run:
         prompts = [self.prompts[i] for i in group]
         capacity = sum(len(p.ids) for p in prompts)
         capacity += len(prompts) * self.decoder.branches * self.max_tokens
-        forest = _Forest(self.model, capacity)
+        forest = _Forest(self.model, capacity, self.patches)
         nodes, logits = forest.place([p.ids for p in prompts])
         self.live = [
             Branch(i, self.prompts[i].ids, node, self.prompts[i].stream)
@@ -648,9 +662,10 @@ def run_generate(
     eos: int | Sequence[int] | None,
     bos: bool | None,
     special: bool,
+    patches: Patches,
 ) -> list[Generation]:
     """See :meth:`km.Model.generate`."""
-    run = _Run(model, prompts, max_tokens, decoder, stop, eos, bos, special)
+    run = _Run(model, prompts, max_tokens, decoder, stop, eos, bos, special, patches)
     try:
         for _ in run.steps():
             pass
@@ -668,6 +683,7 @@ def run_stream(
     eos: int | Sequence[int] | None,
     bos: bool | None,
     special: bool,
+    patches: Patches,
 ) -> Stream:
     """See :meth:`km.Model.stream`."""
-    return Stream(_Run(model, prompts, max_tokens, decoder, stop, eos, bos, special))
+    return Stream(_Run(model, prompts, max_tokens, decoder, stop, eos, bos, special, patches))

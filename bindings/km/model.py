@@ -379,6 +379,7 @@ class Model:
         eos: int | Sequence[int] | None = None,
         bos: bool | None = None,
         special: bool = False,
+        patches: Patches = (),
     ) -> Generation: ...
 
     @overload
@@ -392,6 +393,7 @@ class Model:
         eos: int | Sequence[int] | None = None,
         bos: bool | None = None,
         special: bool = False,
+        patches: Patches = (),
     ) -> list[Generation]: ...
 
     @overload
@@ -405,6 +407,7 @@ class Model:
         eos: int | Sequence[int] | None = None,
         bos: bool | None = None,
         special: bool = False,
+        patches: Patches = (),
     ) -> Generation | list[Generation]: ...
 
     def generate(
@@ -417,6 +420,7 @@ class Model:
         eos: int | Sequence[int] | None = None,
         bos: bool | None = None,
         special: bool = False,
+        patches: Patches = (),
     ) -> Generation | list[Generation]:
         """Let the model write on.
 
@@ -438,6 +442,8 @@ class Model:
             Put the beginning-of-sequence token before each prompt; None: what the model file says.
         special : bool
             Treat special tokens written in the prompts as those tokens.
+        patches : sequence of Patch
+            What is made to be computed differently at every token; see :func:`km.patch`.
 
         Returns
         -------
@@ -458,7 +464,7 @@ class Model:
         from km.generate import run_generate
         from km.score import is_ids
 
-        made = run_generate(self, prompts, max_tokens, decoder, stop, eos, bos, special)
+        made = run_generate(self, prompts, max_tokens, decoder, stop, eos, bos, special, patches)
         return made[0] if isinstance(prompts, str) or is_ids(prompts) else made
 
     def stream(
@@ -471,6 +477,7 @@ class Model:
         eos: int | Sequence[int] | None = None,
         bos: bool | None = None,
         special: bool = False,
+        patches: Patches = (),
     ) -> Stream:
         """The same as :meth:`generate`, token by token.
 
@@ -489,13 +496,20 @@ class Model:
         """
         from km.generate import run_stream
 
-        return run_stream(self, prompts, max_tokens, decoder, stop, eos, bos, special)
+        return run_stream(self, prompts, max_tokens, decoder, stop, eos, bos, special, patches)
 
-    def session(self, capacity: int) -> Session:
-        """Keys and values kept between passes, for up to `capacity` tokens."""
+    def session(self, capacity: int, *, patches: Patches = ()) -> Session:
+        """Keys and values kept between passes, for up to `capacity` tokens.
+
+        Parameters
+        ----------
+        capacity : int
+        patches : sequence of Patch
+            What is made to be computed differently at every token; see :func:`km.patch`.
+        """
         from km.session import Session
 
-        return Session(self, capacity)
+        return Session(self, capacity, patches)
 
     def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
         """What each layer would say next, read through the model's own norm and unembedding.

@@ -148,6 +148,20 @@ class Patch:
                 shown.append(f"{name}={value!r}")
         return f"<km.Patch {_KINDS[self.kind]} at {', '.join(shown)}>"
 
+    def describe(self) -> dict[str, Any]:
+        """Its part of a provenance: place, deed, and SHA-256 (hex) of shape and values."""
+        import hashlib
+
+        site = {
+            name: shown if isinstance(shown, str | int | None) else str(shown)
+            for name, shown in vars(self.site).items()
+        }
+        values = None
+        if self.values is not None:
+            shape = repr(self.values.shape).encode()
+            values = hashlib.sha256(shape + self.values.tobytes()).hexdigest()
+        return {**site, "deed": _KINDS[self.kind], "factor": self.factor, "values": values}
+
     # ---- what forest.py asks ----
 
     @property

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km
 from km.errors import ArgumentError
+from km.forest import pack_everywhere
+from km.patching import Patches, as_patches
+from km.points import Points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +35,9 @@ class Session:
     >>> logits = session.append([best])                            # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, capacity: int) -> None:
+    def __init__(self, model: Model, capacity: int, patches: Patches = ()) -> None:
+        listed = as_patches(patches)
+        self._patches = pack_everywhere(listed, Points(model)) if listed else {}
         self._session = _km.Session(model._model, capacity)
 
     def __len__(self) -> int:
@@ -73,7 +78,8 @@ class Session:
         length = len(self)
         above = range(length - 1, length - 1 + n) if parents is None else parents
         wanted = [n - 1] if rows is None else rows
-        return np.asarray(self._session.append(tokens, array("q", above), array("q", wanted)))
+        rows = array("q", wanted)
+        return np.asarray(self._session.append(tokens, array("q", above), rows, **self._patches))
 
     def truncate(self, length: int) -> None:
         """Forget the nodes from `length` on."""

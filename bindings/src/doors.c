@@ -70,7 +70,7 @@ static bool find_extent(const km_py_pass *pass, int64_t point, int64_t layer, in
     }
     *heads = head < 0 ? km_point_heads((km_point)point, config) : 1;
     *width = km_point_width((km_point)point, config, pass->n_positions);
-    return true;
+    return *width > 0;
 }
 
 /* A slice of `nodes`; n -1: all of the tree. */
@@ -130,7 +130,9 @@ static bool read_patch(km_args *in, const km_py_pass *pass, int64_t i, const int
     return true;
 }
 
-static bool read_patches(km_args *in, km_py_pass *pass) {
+/* ---- entry points ---- */
+
+bool km_py_pass_patches(km_args *in, km_py_pass *pass) {
     km_view table, factors, values;
     if (!read_table(in, "patches", KM_PATCH_COLUMNS, &table) ||
         !km_arg_view(in, "factors", KM_F32, "(P)", &factors) ||
@@ -151,8 +153,6 @@ static bool read_patches(km_args *in, km_py_pass *pass) {
     return patches != NULL;
 }
 
-/* ---- entry points ---- */
-
 bool km_py_pass_read(km_args *in, PyTypeObject *model_type, km_py_pass *out) {
     PyObject *model = NULL;
     *out = (km_py_pass){.model = NULL};
@@ -161,7 +161,7 @@ bool km_py_pass_read(km_args *in, PyTypeObject *model_type, km_py_pass *out) {
     }
     out->model = km_py_model_get(model);
     return read_tree(in, out) && km_arg_view(in, "nodes", KM_I64, "(N)", &out->nodes) &&
-           read_patches(in, out);
+           km_py_pass_patches(in, out);
 }
 
 bool km_py_pass_reads(km_args *in, const char *name, const km_py_pass *pass, float *block,

@@ -43,6 +43,9 @@ typedef struct km_py_pass {
 /* Parameters model, ids, parent, nodes, patches, factors and values. Everything is checked against
  * the arrays it points into; what the model has to say about it is left to libkm. */
 bool km_py_pass_read(km_args *in, PyTypeObject *model_type, km_py_pass *out);
+/* Parameters patches, factors and values alone, of a pass whose model and tree are known; without
+ * positions to count, points as wide as those are refused. */
+bool km_py_pass_patches(km_args *in, km_py_pass *pass);
 /* The reads of parameter `name`, which go to `block` (n_block floats). */
 bool km_py_pass_reads(km_args *in, const char *name, const km_py_pass *pass, float *block,
                       int64_t n_block, const km_read **out, int64_t *n);

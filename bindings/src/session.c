@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "buffers.h"
+#include "doors.h"
 #include "tick.h"
 #include "types.h"
 
@@ -85,6 +85,15 @@ static bool run_append(const km_state *state, append_job *job) {
     return status == KM_OK && PyErr_CheckSignals() == 0;
 }
 
+static bool read_patches(km_args *in, append_job *job) {
+    km_py_pass pass = {.model = (km_model *)job->model, .request = job->request};
+    if (km_arg_object(in, "patches") != NULL && !km_py_pass_patches(in, &pass)) {
+        return false;
+    }
+    job->request = pass.request;
+    return true;
+}
+
 static PyObject *session_append(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames) {
     km_state *state = KM_OBJECT_STATE(self);
@@ -108,7 +117,7 @@ static PyObject *session_append(PyObject *self, PyObject *const *args, Py_ssize_
         void *data = NULL;
         result = km_array_new(state->types[KM_TYPE_ARRAY], KM_F32, 2, shape, &data);
         job.out = data;
-        if (result != NULL && !run_append(state, &job)) {
+        if (result != NULL && (!read_patches(&in, &job) || !run_append(state, &job))) {
             Py_CLEAR(result);
         }
     }

@@ -309,3 +309,63 @@ def test_a_site_is_no_patch(tiny: km.Model) -> None:
         tiny.trace(IDS, "embed", patches=[km.patch("embed")])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"km\.Patch objects, not int"):
         tiny.logprobs(IDS, patches=[3])  # type: ignore[list-item]
+
+
+# ---- generation ----
+
+
+def steering(model: km.Model) -> list[km.Patch]:
+    """Patches of every token, with and without values."""
+    rng = np.random.default_rng(3)
+    return [
+        km.patch("resid_post", layer=1).add(rng.normal(size=model.config["d_model"]), 1.5),
+        km.patch("attn_head_out", heads=[2]).scale(0.5),
+        km.patch("mlp_hidden", layer=[0, 2], neurons=slice(3, 9)).set(0.25),
+    ]
+
+
+def test_generation_is_steered_at_every_token(tiny: km.Model) -> None:
+    """As token by token through patched runs over the whole text."""
+    patches = steering(tiny)
+    made = tiny.generate([IDS, IDS[:3]], max_tokens=6, eos=(), patches=patches)
+    plain = tiny.generate([IDS, IDS[:3]], max_tokens=6, eos=())
+    for prompt, generation, other in zip((IDS, IDS[:3]), made, plain, strict=True):
+        ids = list(prompt)
+        for token, logprob in zip(generation.ids, generation.logprobs, strict=True):
+            following = tiny.next_logprobs(ids, patches=patches)
+            assert token == int(following.argmax())
+            assert logprob == pytest.approx(float(following[token]), abs=1e-6)
+            ids.append(token)
+        assert generation.ids != other.ids
+        described = generation.provenance["parameters"]["patches"]
+        assert [patch["deed"] for patch in described] == ["add", "scale", "set"]
+        assert "patches" not in other.provenance["parameters"]
+    streamed = tiny.stream(IDS, max_tokens=6, eos=(), patches=patches)
+    assert [piece.id for piece in streamed] == made[0].ids
+
+
+def test_a_patched_session(tiny: km.Model) -> None:
+    patches = steering(tiny)
+    session = tiny.session(20, patches=patches)
+    first = session.append(IDS[:5], rows=[4])
+    second = session.append(IDS[5:])
+    with tiny.trace(IDS, "logits", patches=patches) as trace:
+        assert first[0].tobytes() == trace["logits"][4].tobytes()
+        assert second[0].tobytes() == trace["logits"][-1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (km.patch("resid_post", positions="last").scale(0), "work on every token alike"),
+        (km.patch("resid_post", text=0).scale(0), "work on every token alike"),
+        (km.patch("resid_post").set(np.zeros((2, 24))), "work on every token alike"),
+        (km.patch("attn_pattern").scale(0), "attn_pattern grows with the text"),
+        (km.patch("resid_post", layer=9).scale(0), "there is no layer 9"),
+    ],
+)
+def test_what_cannot_steer(tiny: km.Model, patch: km.Patch, message: str) -> None:
+    with pytest.raises(km.ArgumentError, match=message):
+        tiny.generate(IDS, max_tokens=2, patches=[patch])
+    with pytest.raises(km.ArgumentError, match=message):
+        tiny.session(5, patches=patch)
