@@ -1,0 +1,94 @@
+"""Log-probability of every token of a 512-token text: km beside PyTorch and llama.cpp.
+
+The peers get the same token ids and the same file (transformers dequantises it). All take turns
+round by round; ratios are medians over rounds of peer seconds / km seconds. "sgemm" is the time of
+the model's matrix products alone, of the same number of tokens, through numpy's OpenBLAS.
+
+Run by ``make bench``; peers live in an environment of their own (bench/requirements.txt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from common import Peer, in_turn, machine_line, median_seconds, ratio
+
+from km import datasets
+from km.model import load, locate
+
+PEERS = ("transformers float32", "transformers bfloat16", "llama-cpp-python")
+
+
+def long_text(model: Any, n: int) -> list[int]:
+    """n token ids of running text: statements of facts, one after another."""
+    lines = []
+    for relation in datasets.facts("all"):
+        for fact in relation.facts:
+            lines.append(relation.templates[0].replace("{}", fact.subject) + " " + fact.answers[0])
+    ids: list[int] = model.encode(". ".join(lines[:: max(1, len(lines) // n)]))
+    return ids[:n]
+
+
+def shapes(config: dict[str, Any]) -> list[list[int]]:
+    """Rows, columns and number of the model's matrices; the last is the unembedding."""
+    d, f, n = config["d_model"], config["d_ffn"], config["n_layers"]
+    q, kv = config["n_heads"] * config["head_dim"], config["n_kv_heads"] * config["head_dim"]
+    return [
+        [q, d, n], [kv, d, 2 * n], [d, q, n], [f, d, 2 * n], [d, f, n], [config["vocab_size"], d, 1]
+    ]  # fmt: skip
+
+
+def main() -> int:
+    """Print a table of tokens a second, ratios and differences."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+
+    model = load("smollm2", threads=args.threads)
+    ids = long_text(model, args.tokens)
+    job = {"task": "text", "model": str(locate("smollm2")), "ids": ids, "threads": args.threads}
+    products = {
+        "task": "sgemm",
+        "threads": args.threads,
+        "m": len(ids),
+        "shapes": shapes(model.config),
+    }
+    peers = [Peer(name, args.peers, "engine_peers.py", job) for name in PEERS]
+    peers.append(Peer("sgemm", args.peers, "engine_peers.py", products))
+
+    def ours() -> dict[str, Any]:
+        begin = time.perf_counter()
+        values = model.logprobs(ids)
+        return {"seconds": time.perf_counter() - begin, "values": values}
+
+    ours()
+    results = in_turn(ours, peers, args.rounds)
+    for peer in peers:
+        peer.close()
+
+    print(machine_line(model.context))
+    print(f"{len(ids)} tokens, {args.rounds} rounds\n")
+    print("| | tokens/s (median) | km is faster by | largest, mean difference, nats |")
+    print("|---|---|---|---|")
+    print(f"| km | {len(ids) / median_seconds(results, 'km'):.0f} | | |")
+    for name in PEERS:
+        gaps = np.abs(np.subtract(results["km"][0]["values"], results[name][0]["values"]))
+        rate = len(ids) / median_seconds(results, name)
+        print(
+            f"| {name} | {rate:.0f} | {ratio(results, name):.2f}× "
+            f"| {gaps.max():.1e}, {gaps.mean():.1e} |"
+        )
+    share = ratio(results, "sgemm")
+    print(f"\nkm runs at {100 * share:.0f} % of the speed of the matrix products alone (sgemm)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
