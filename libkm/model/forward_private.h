@@ -166,8 +166,6 @@ void km__door_attention(const km__pass *pass, km_point point, int32_t layer, int
                         int64_t head, float *seen, int64_t begin, int64_t end);
 /* Patches of a row of logits, then reads when `read`. May be called on any worker. */
 void km__door_logits(const km__pass *pass, int64_t token, float *row, bool read);
-/* Apply one patch to a token's activation (heads, width); `index` is the place among its nodes. */
-void km__patch_row(const km_patch *patch, int64_t index, float *row, int64_t heads, int64_t width);
 
 /* y = norm(x), of the kind the model has. */
 void km__norm(const km__pass *pass, float *y, const float *x, const km_norm_weights *weights);
@@ -184,13 +182,9 @@ KM_NODISCARD km_status km__attention(const km__pass *pass, const km__run *runs, 
                                      int32_t layer, km_error *err);
 /* Scratch floats one worker needs. */
 int64_t km__attention_floats(const km_config *config, const km__plan *plan);
-/* Queries a run may have. */
-int64_t km__run_max(const km_config *config, int32_t n_positions);
 
 /* ---- logits.c ---- */
 
-/* The residual stream of the needed rows after the last layer that was run. */
-float *km__final_stream(const km__pass *pass);
 /* Final norm and unembedding of the rows that are wanted, shown to the request's visitor. */
 KM_NODISCARD km_status km__logits_output(const km__pass *pass, km_error *err);
 /* Keep the residual stream of the lens rows after block `layer`. */

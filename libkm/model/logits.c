@@ -103,7 +103,8 @@ int64_t km__logits_rows(int64_t n_rows, int64_t vocab) {
     return (n_rows + n_blocks - 1) / n_blocks;
 }
 
-float *km__final_stream(const km__pass *pass) {
+/* The residual stream of the needed rows after the last layer. */
+static const float *final_stream(const km__pass *pass) {
     const bool picked = pass->plan.n_needed < pass->plan.tree->n;
     return picked ? pass->work->picked : pass->work->x;
 }
@@ -115,7 +116,7 @@ static km_status final_norm_range(void *payload, int64_t begin, int64_t end, int
     const km__pass *pass = payload;
     const int64_t width = pass->model->config.d_model;
     for (int64_t i = begin; i < end; i++) {
-        km__norm(pass, pass->work->h + i * width, km__final_stream(pass) + i * width,
+        km__norm(pass, pass->work->h + i * width, final_stream(pass) + i * width,
                  &pass->model->weights.final_norm);
     }
     return KM_OK;

@@ -341,7 +341,9 @@ static const float *values_of(const km_patch *patch, int64_t index, int64_t head
     return patch->values + index * patch->value_stride + row * n;
 }
 
-void km__patch_row(const km_patch *patch, int64_t index, float *row, int64_t heads, int64_t width) {
+/* Apply one patch to a token's activation (heads, width); `index` is the place among its nodes. */
+static void patch_row(const km_patch *patch, int64_t index, float *row, int64_t heads,
+                      int64_t width) {
     const int64_t end = patch->end == 0 ? width : patch->end, n = end - patch->begin;
     const int64_t first = patch->head >= 0 ? patch->head : 0;
     const int64_t last = patch->head >= 0 ? patch->head : heads - 1;
@@ -382,7 +384,7 @@ static void apply_patches(const km__pass *pass, int64_t bucket, const row_range 
         for (int64_t i = 0; i < n; i++) {
             float *row = row_at(range, patch->nodes, i);
             if (row != NULL) {
-                km__patch_row(patch, i, row, range->heads, range->width);
+                patch_row(patch, i, row, range->heads, range->width);
             }
         }
     }
@@ -519,7 +521,7 @@ void km__door_logits(const km__pass *pass, int64_t token, float *row, bool read_
         const node_entry *at = places_of(doors->entries + doors->patch_entries[doors->patches[k]],
                                          patch->nodes, patch->n_nodes, token, &self, &n);
         for (int64_t i = 0; i < n; i++) {
-            km__patch_row(patch, at[i].index, row, 1, vocab);
+            patch_row(patch, at[i].index, row, 1, vocab);
         }
     }
     for (int64_t k = doors->first_read[bucket]; read_too && k < doors->first_read[bucket + 1];

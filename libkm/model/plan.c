@@ -186,7 +186,8 @@ static void find_needed(km__plan *plan, const km_forward_request *request) {
     }
 }
 
-int64_t km__run_max(const km_config *config, int32_t n_positions) {
+/* Queries a run may have. */
+static int64_t choose_run_max(const km_config *config, int32_t n_positions) {
     const int64_t group = config->n_heads / config->n_kv_heads;
     const int64_t fit = RUN_SCORES / (group * (n_positions > 0 ? n_positions : 1));
     return fit < LEAST_RUN ? LEAST_RUN : fit > MOST_RUN ? MOST_RUN : fit;
@@ -217,7 +218,7 @@ km_status km__plan_need(km__plan *plan, const km_model *model, const km_forward_
     KM_TRY(km_alloc_array((void **)&plan->runs, ctx, n, sizeof *plan->runs, err));
     KM_TRY(km_alloc_array((void **)&plan->last_runs, ctx, n, sizeof *plan->last_runs, err));
     plan->n_layers = count_layers(request, model->config.n_layers);
-    plan->run_max = km__run_max(&model->config, plan->n_positions);
+    plan->run_max = choose_run_max(&model->config, plan->n_positions);
     plan->wanted = n > 0 && (plan->n_layers > 0 || request->n_reads > 0);
     find_needed(plan, request);
     plan->n_runs = cut_runs(plan->runs, plan, NULL, n);
