@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from km.result import Result as Result
     from km.score import ScoreResult as ScoreResult
     from km.session import Session as Session
+    from km.steer import Steering as Steering
+    from km.steer import steering as steering
     from km.table import Table as Table
     from km.texts import ExposureResult as ExposureResult
     from km.texts import Verbatim as Verbatim
@@ -135,7 +137,9 @@ _PLACES = {
     "KnowledgeCircuit": "circuits",
     "KnowledgeNeurons": "neurons",
     "LogitAttribution": "attribution",
+    "Steering": "steer",
     "activation_patching": "patch_sweep",
+    "steering": "steer",
     "causal_trace": "tracing",
     "knowledge_circuit": "circuits",
     "knowledge_neurons": "neurons",

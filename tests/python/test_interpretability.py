@@ -245,6 +245,43 @@ def test_circuit_picture_names_its_scale_and_n(gpt2: km.Model) -> None:
         km.draw.circuit([{"source": "x1", "target": "logits", "kind": "logits", "score": 1.0}])
 
 
+# ---- steering ----
+
+
+def test_steering_is_an_added_patch(model: km.Model) -> None:
+    found = km.steering(
+        model,
+        ["I feel wonderful", "This is great"],
+        ["I feel terrible", "This is awful"],
+        ["The film was", "The weather is"],
+        ["good", "very bad"],
+        layer=12,
+        coefficients=(0.5, 1.0),
+        n_random=2,
+    )
+    assert len(found.table) == 2 * 3 * 2 and len(found.curve) == 2
+    ids, tail = model.encode("The weather is"), model.encode(" very bad", bos=False)
+    plain = model.logprobs([*ids, *tail])[-2:].astype(np.float64).sum()
+    site = km.patch("resid_post", layer=12).add(found.vector, 0.5)
+    with model.trace([[*ids, *tail]], read=["logits"], patches=[site]) as t:
+        logits = np.array(t["logits"], dtype=np.float64).reshape(len(ids) + 2, -1)
+    steered = sum(
+        logits[len(ids) - 1 + j, token]
+        - np.log(np.exp(logits[len(ids) - 1 + j] - logits.max()).sum())
+        - logits.max()
+        for j, token in enumerate(tail)
+    )
+    row = next(
+        row
+        for row in found.table.rows()
+        if (row["prompt"], row["direction"], row["coefficient"]) == (1, 0, 0.5)
+    )
+    assert row["logprob"] == pytest.approx(steered, abs=1e-4)
+    assert row["change"] == pytest.approx(steered - plain, abs=1e-4)
+    with pytest.raises(km.ArgumentError, match="was used to make"):
+        km.steering(model, ["a b"], ["c d"], ["a b"], ["x"], layer=1)
+
+
 # ---- knowledge neurons ----
 
 
@@ -254,17 +291,20 @@ def capitals() -> km.datasets.Relation:
     return dataclasses.replace(relation, facts=relation.facts[:2])
 
 
-def test_neurons_beside_random_ones(
-    model: km.Model, capitals: km.datasets.Relation, tmp_path: Path
-) -> None:
-    with km.KnowledgeBase(tmp_path / "kb.db") as kb:
-        found = km.knowledge_neurons(
-            model, capitals, [0, 1, 2, 3], steps=4, n_random=2, rule="midpoint", kb=kb
-        )
-        again = km.KnowledgeNeurons.from_knowledge_base(kb, found.run or 0)
-        assert again.effects["difference"] == found.effects["difference"]
-        assert again.neurons["neuron"] == found.neurons["neuron"]
-        assert kb.query("SELECT DISTINCT node FROM evidence")["node"] == ["specialised-neurons"]
+@pytest.fixture(scope="module")
+def neurons(model: km.Model, capitals: km.datasets.Relation) -> Any:
+    """The neurons of two facts, and the knowledge base they are recorded in."""
+    with km.KnowledgeBase(":memory:") as kb:
+        options: dict[str, Any] = {"steps": 3, "n_random": 2, "rule": "midpoint"}
+        yield km.knowledge_neurons(model, capitals, [0, 1, 2, 3], kb=kb, **options), kb
+
+
+def test_neurons_beside_random_ones(neurons: Any) -> None:
+    found, kb = neurons
+    again = km.KnowledgeNeurons.from_knowledge_base(kb, found.run)
+    assert again.effects["difference"] == found.effects["difference"]
+    assert again.neurons["neuron"] == found.neurons["neuron"]
+    assert kb.query("SELECT DISTINCT node FROM evidence")["node"] == ["specialised-neurons"]
     suppress, enhance = found.effects.rows()
     assert suppress["n"] == 2 and suppress["change"] < -0.2 < suppress["random"]
     assert abs(suppress["random"]) < 0.1 and abs(enhance["random"]) < 0.1
@@ -272,8 +312,9 @@ def test_neurons_beside_random_ones(
     assert all(row["n_neurons"] >= 1 for row in found.table.rows())
 
 
-def test_suppressing_is_a_scaled_patch(model: km.Model, capitals: km.datasets.Relation) -> None:
-    found = km.knowledge_neurons(model, capitals, [0, 1, 2, 3], steps=4, n_random=1)
+def test_suppressing_is_a_scaled_patch(neurons: Any, model: km.Model) -> None:
+    """By Model.trace and patches, which share no code with the sweep above libkm."""
+    found, _ = neurons
     row = next(found.table.rows())
     own = [(n["layer"], n["neuron"]) for n in found.neurons.rows() if n["fact"] == row["fact"]]
     patches = [
