@@ -87,7 +87,15 @@ examples: $(VENV)/.package $(VENV)/.model ## install the C libraries, build the 
 	@model="$$($(BIN)/python -c 'import km.model; print(km.model.locate("smollm2"))')" && \
 	    PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_install.sh "$$model"
 
-bench: $(VENV)/.package $(VENV)/.model ## facts a second: km, transformers, llama-cpp-python side by side
+bench-products: $(VENV)/.build-tools ## matrix products: km and OpenBLAS side by side on one thread
+	@echo "km: multiplying at the shapes of SmolLM2-135M beside OpenBLAS's sgemm"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench -G Ninja -DKM_BUILD_BENCH=ON > build-bench.log 2>&1 || (cat build-bench.log; exit 1)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/bench --target products > build-bench.log 2>&1 || (tail -n 60 build-bench.log; exit 1)
+	@rm -f build-bench.log
+	@build/bench/bench/products
+	@if grep -qw avx512f /proc/cpuinfo; then KM_CPU=v3 OPENBLAS_CORETYPE=Haswell build/bench/bench/products; fi
+
+bench: bench-products $(VENV)/.package $(VENV)/.model ## facts a second: km, transformers, llama-cpp-python side by side
 	@echo "km: installing the peers into $(BENCH_VENV) (PyTorch for the CPU; takes a while)"
 	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r bench/requirements.txt
