@@ -14,6 +14,7 @@ typedef struct head_work {
     const km__back *back;
     int32_t layer;
     bool backward;
+    const km_attention_kernels *kernels;
     bool sees_scores, sees_pattern; /* a gradient or a patch concerns them */
     /* What patches made of scores and patterns, (T, H, P) each, or NULL. */
     const float *kept_scores, *kept_pattern;
@@ -52,8 +53,41 @@ static const float *query_of(const head_state *h) {
            (int64_t)h->head * h->back->model->config.head_dim;
 }
 
+/* Where key and value of position low + j are. */
 static int64_t key_at(const head_state *h, int64_t j) {
     return h->path[h->low + j] * h->kv_stride + h->kv_offset;
+}
+
+/* Positions from low + j on whose tokens are neighbours in memory. */
+static int64_t run_at(const head_state *h, int64_t j) {
+    const int64_t *path = h->path + h->low + j;
+    int64_t count = 1;
+    while (j + count < h->n && path[count] == path[0] + count) {
+        count++;
+    }
+    return count;
+}
+
+/* out (n) = scale * row . rows of keys or values. */
+static void dot_rows(const head_state *h, float *out, const float *row, const float *rows,
+                     float scale) {
+    const int64_t width = h->back->model->config.head_dim;
+    for (int64_t j = 0, count; j < h->n; j += count) {
+        count = run_at(h, j);
+        h->work->kernels->scores(out + j, h->n, row, 1, rows + key_at(h, j), h->kv_stride, count,
+                                 width, scale);
+    }
+}
+
+/* out (Dh) = the sum of rows of keys or values, weighted. */
+static void sum_rows(const head_state *h, float *out, const float *weights, const float *rows) {
+    const int64_t width = h->back->model->config.head_dim;
+    memset(out, 0, (size_t)width * sizeof *out);
+    for (int64_t j = 0, count; j < h->n; j += count) {
+        count = run_at(h, j);
+        h->work->kernels->mix(out, weights + j, h->n, 1, rows + key_at(h, j), h->kv_stride, count,
+                              width);
+    }
 }
 
 /* Row of a (T, H, P) array at the first position seen. */
@@ -65,14 +99,9 @@ static const float *row_of(const head_state *h, const float *values) {
 static void find_pattern(const head_state *h) {
     const km_config *config = &h->back->model->config;
     const size_t bytes = (size_t)h->n * sizeof(float);
-    for (int64_t j = 0; j < h->n; j++) {
-        float score =
-            config->attn_scale *
-            h->back->kernels->dot(query_of(h), h->back->s.kr + key_at(h, j), config->head_dim);
-        if (config->attn_softcap > 0.0f) {
-            score = config->attn_softcap * tanhf(score / config->attn_softcap);
-        }
-        h->scores[j] = score;
+    dot_rows(h, h->scores, query_of(h), h->back->s.kr, config->attn_scale);
+    for (int64_t j = 0; config->attn_softcap > 0.0f && j < h->n; j++) {
+        h->scores[j] = config->attn_softcap * tanhf(h->scores[j] / config->attn_softcap);
     }
     const float *scores = h->work->kept_scores;
     memcpy(h->raw, scores != NULL ? row_of(h, scores) : h->scores, bytes);
@@ -83,11 +112,7 @@ static void find_pattern(const head_state *h) {
 
 static void mix_values(const head_state *h) {
     const int64_t width = h->back->model->config.head_dim;
-    float *z = h->back->s.z + h->node * h->q_stride + h->head * width;
-    memset(z, 0, (size_t)width * sizeof *z);
-    for (int64_t j = 0; j < h->n; j++) {
-        h->back->kernels->axpy(z, h->pattern[j], h->back->s.v + key_at(h, j), width);
-    }
+    sum_rows(h, h->back->s.z + h->node * h->q_stride + h->head * width, h->pattern, h->back->s.v);
 }
 
 /* Derivatives of pattern and scores, which are handed out as whole rows of P positions. */
@@ -116,19 +141,15 @@ static void node_backward(const head_state *h) {
     const int64_t width = config->head_dim;
     const int64_t at = h->node * h->q_stride + h->head * width;
     float *d = h->d + h->low;
-    for (int64_t j = 0; j < h->n; j++) {
-        const int64_t head_row = h->path[h->low + j] * h->q_stride + h->head * width;
-        d[j] = kernels->dot(s->dz + at, s->v + key_at(h, j), width);
-        kernels->axpy(s->dv_heads + head_row, h->pattern[j], s->dz + at, width);
-    }
+    dot_rows(h, d, s->dz + at, s->v, 1.0f);
     scores_backward(h);
-    memset(s->dq + at, 0, (size_t)width * sizeof(float));
     for (int64_t j = 0; j < h->n; j++) {
         const int64_t head_row = h->path[h->low + j] * h->q_stride + h->head * width;
-        const float slope = config->attn_scale * d[j];
-        kernels->axpy(s->dq + at, slope, s->kr + key_at(h, j), width);
-        kernels->axpy(s->dk_heads + head_row, slope, s->qr + at, width);
+        d[j] *= config->attn_scale;
+        kernels->axpy(s->dv_heads + head_row, h->pattern[j], s->dz + at, width);
+        kernels->axpy(s->dk_heads + head_row, d[j], s->qr + at, width);
     }
+    sum_rows(h, s->dq + at, d, s->kr);
 }
 
 static km_status head_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
@@ -164,6 +185,7 @@ static km_status head_range(void *payload, int64_t begin, int64_t end, int worke
 
 static km_status over_heads(const km__back *back, int32_t layer, bool backward, km_error *err) {
     head_work work = {.back = back, .layer = layer, .backward = backward};
+    work.kernels = km_ctx_attention_kernels(back->model->ctx);
     work.sees_scores = km__is_concerned(back, KM_POINT_ATTN_SCORES, layer);
     work.sees_pattern = km__is_concerned(back, KM_POINT_ATTN_PATTERN, layer);
     work.kept_scores = km__kept_values(back, KM_POINT_ATTN_SCORES, layer);
