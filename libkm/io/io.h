@@ -61,7 +61,8 @@ KM_NODISCARD km_status km_gguf_get_string(const km_gguf *gguf, const char *key, 
 /* Number of elements of an array key (0 and *found=false when absent). */
 KM_NODISCARD km_status km_gguf_array_length(const km_gguf *gguf, const char *key, int64_t *out,
                                             bool *found, km_error *err);
-/* Copy out a whole array; the caller's buffer has km_gguf_array_length elements. */
+/* Copy out a whole array; the caller's buffer has km_gguf_array_length elements. As integers, false
+ * is 0 and true 1. */
 typedef struct km_gguf_string {
     const char *data;
     size_t n;

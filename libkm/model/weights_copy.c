@@ -46,20 +46,32 @@ static void copy_rows(const km_weight_slot *slot, unsigned char *out) {
     }
 }
 
-/* Tiles keep both sides in the cache. */
+/* `n` elements of `size` bytes (2 or 4), `stride` elements apart in `in`. */
+static void copy_column(unsigned char *out, const unsigned char *in, int64_t n, int64_t stride,
+                        size_t size) {
+    if (size == sizeof(uint16_t)) {
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(out + 2 * i, in + 2 * i * stride, 2);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(out + 4 * i, in + 4 * i * stride, 4);
+    }
+}
+
+/* Each tile's lines stay in the cache for the rows that share them. */
 static void transpose(const km_weight_slot *slot, unsigned char *out) {
-    enum { TILE = 32 };
+    enum { TILE = 64 };
     const size_t size = (size_t)km_dtype_get(slot->dtype)->block_bytes;
     const unsigned char *data = slot->info->data;
     const int64_t stride = slot->source.n_rows;
-    for (int64_t row = 0; row < slot->rows; row += TILE) {
-        const int64_t row_end = slot->rows - row > TILE ? row + TILE : slot->rows;
-        for (int64_t col = 0; col < slot->cols; col++) {
-            for (int64_t r = row; r < row_end; r++) {
-                const int64_t from = col * stride + source_row(&slot->source, r);
-                memcpy(out + (size_t)(r * slot->cols + col) * size, data + (size_t)from * size,
-                       size);
-            }
+    for (int64_t col = 0; col < slot->cols; col += TILE) {
+        const int64_t n = slot->cols - col > TILE ? TILE : slot->cols - col;
+        for (int64_t row = 0; row < slot->rows; row++) {
+            const int64_t from = col * stride + source_row(&slot->source, row);
+            copy_column(out + (size_t)(row * slot->cols + col) * size, data + (size_t)from * size,
+                        n, stride, size);
         }
     }
 }
