@@ -8,9 +8,10 @@
 
 #include "tensor/linear_private.h"
 
-#define PANEL_BYTES 131072 /* of a panel as float32: half a small second-level cache */
+#define PANEL_BYTES 294912 /* of a panel as float32: with rows of x, in a second-level cache */
 #define MAX_PANEL_ROWS 48
-#define CHUNK_ROWS 256 /* of x: what one conversion of a panel is used for */
+#define ONE_ROW_PANEL 24 /* rows of w for a single row of x, so that many threads have work */
+#define CHUNK_ROWS 256   /* of x: what one conversion of a panel is used for */
 
 static int64_t divide_up(int64_t n, int64_t size) {
     return n / size + (n % size != 0);
@@ -70,6 +71,7 @@ typedef struct cuts {
 
 static cuts cut_job(const km_linear_job *job) {
     cuts c = {.rows = panel_rows(job->w->cols), .chunks = divide_up(job->m, CHUNK_ROWS)};
+    c.rows = job->m == 1 ? ONE_ROW_PANEL : c.rows;
     c.panels = divide_up(job->w->rows, c.rows);
     return c;
 }
