@@ -215,7 +215,7 @@ static void check_config(km_ctx *ctx, km_config config, const km_patch *patches,
 
 static void test_central_differences(void **state) {
     for (int i = 0; i < N_CONFIGS; i++) {
-        check_config(*state, CONFIGS[i](), NULL, 0, 3);
+        check_config(*state, CONFIGS[i](), NULL, 0, 5);
     }
 }
 
@@ -263,7 +263,7 @@ static void test_patches(void **state) {
             if (km_point_exists(POINTS[p], &config)) {
                 const bool heads = km_point_heads(POINTS[p], &config) > 1;
                 each_kind(patches, POINTS[p], 1, heads && p % 2 == 0 ? 1 : -1);
-                check_config(*state, config, patches, 4, 29);
+                check_config(*state, config, patches, 4, 67);
             }
         }
     }
@@ -279,7 +279,7 @@ static void test_patched_attention(void **state) {
             {KM_PATCH_SCALE, KM_POINT_ATTN_PATTERN, 1, 1, NULL, 0, 0, 0, NULL, 0, false, 0.8f},
             {KM_PATCH_SET, KM_POINT_ATTN_PATTERN, 1, 3, last, 1, 2, 5, VALUES, 0, false, 0.0f},
         };
-        check_config(*state, CONFIGS[i](), patches, 4, 29);
+        check_config(*state, CONFIGS[i](), patches, 4, 67);
     }
 }
 
@@ -287,7 +287,7 @@ static void test_patched_logits(void **state) {
     km_patch patches[4];
     each_kind(patches, KM_POINT_LOGITS, 0, -1);
     patches[KM_PATCH_SET].nodes = patches[KM_PATCH_ADD].nodes = ROWS;
-    check_config(*state, reference_config(), patches, 4, 29);
+    check_config(*state, reference_config(), patches, 4, 67);
 }
 
 /* ---- invariants ---- */
@@ -482,6 +482,22 @@ static void test_refusals(void **state) {
     random_model_clear(&m);
 }
 
+/* Memory is refused before anything is computed. */
+static void test_refuses_memory(void **state) {
+    enum { MANY = 4000 };
+    static int64_t rows[MANY]; /* token 0, again and again */
+    double losses[N_ROWS];
+    random_model m;
+    random_model_init(&m, *state, reference_config());
+    m.model.config.vocab_size = INT32_MAX;
+    km_gradient_request request = {.loss = loss_row, .payload = losses};
+    request.forward = (km_forward_request){.tree = TREE, .rows = rows, .n_rows = MANY};
+    assert_true(km_model_gradients_bytes(&m.model, N_TOKENS, MANY) >
+                MANY * (int64_t)INT32_MAX * (int64_t)sizeof(float));
+    refuse(&m.model, request, KM_ENOMEM, "MiB");
+    random_model_clear(&m);
+}
+
 static km_status every_allocation(km_ctx *ctx, km_error *err) {
     random_model m;
     gradients g;
@@ -522,6 +538,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_slices, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_stops_early, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_refusals, km_test_setup, km_test_teardown),
+        cmocka_unit_test_setup_teardown(test_refuses_memory, km_test_setup, km_test_teardown),
         cmocka_unit_test(test_every_allocation),
         cmocka_unit_test_setup_teardown(test_bytes, km_test_setup, km_test_teardown),
     };
