@@ -219,6 +219,7 @@ km_status km__plan_need(km__plan *plan, const km_model *model, const km_forward_
     KM_TRY(km_alloc_array((void **)&plan->last_runs, ctx, n, sizeof *plan->last_runs, err));
     plan->n_layers = count_layers(request, model->config.n_layers);
     plan->run_max = choose_run_max(&model->config, plan->n_positions);
+    plan->run_max = n > 0 && n < plan->run_max ? n : plan->run_max;
     plan->wanted = n > 0 && (plan->n_layers > 0 || request->n_reads > 0);
     find_needed(plan, request);
     plan->n_runs = cut_runs(plan->runs, plan, NULL, n);

@@ -55,16 +55,18 @@ static km_status check_memory(double floats, const km__plan *plan, km_error *err
     return KM_OK;
 }
 
-/* An allocation of at least `total` floats; one that is large enough stays. */
+/* An allocation of at least `total` floats; one that is large enough stays. A session's grows with
+ * its positions: then with room for some more, so that most steps of decoding allocate nothing. */
 static km_status provide(km__workspace *work, km_ctx *ctx, double total, const km__plan *plan,
                          km_error *err) {
     if (work->block != NULL && total <= work->floats) {
         return KM_OK;
     }
+    const double floats = work->block == NULL ? total : rounded(1.25 * total);
     km__workspace_clear(work, ctx);
-    KM_TRY(check_memory(total, plan, err));
-    KM_TRY(km_alloc((void **)&work->block, ctx, (size_t)total * sizeof(float), err));
-    work->floats = total;
+    KM_TRY(check_memory(floats, plan, err));
+    KM_TRY(km_alloc((void **)&work->block, ctx, (size_t)floats * sizeof(float), err));
+    work->floats = floats;
     return KM_OK;
 }
 

@@ -299,6 +299,39 @@ static void test_after_fork(void **state) {
     km_ctx_free(ctx);
 }
 
+/* Allocations of a pass over one more token, once the session has its workspace. */
+static void test_steps_hardly_allocate(void **state) {
+    (void)state;
+    km_test_memory memory;
+    km_allocator allocator = km_test_failing_allocator(&memory, -1);
+    km_ctx_options options = KM_CTX_OPTIONS_INIT;
+    km_ctx *ctx = NULL;
+    synthetic s;
+    forest *f = malloc(sizeof *f);
+    km_error err = KM_ERROR_INIT;
+    options.n_threads = 1;
+    options.allocator = &allocator;
+    assert_non_null(f);
+    km_test_ok(km_ctx_new(&ctx, &options, &err), &err);
+    synthetic_init(&s, ctx, llama_config());
+    make_chain(f, 600, s.model.config.vocab_size);
+    km_session *session = open_session(&s.model, 600);
+    km_test_ok(step(&s.model, session, f, 0, 300, NULL, &err), &err);
+    const long long blocks = atomic_load(&memory.live_blocks);
+    long long bytes = atomic_load(&memory.live_bytes), changes = 0;
+    for (int64_t i = 300; i < 600; i++) {
+        km_test_ok(step(&s.model, session, f, i, 1, NULL, &err), &err);
+        changes += atomic_load(&memory.live_bytes) != bytes;
+        bytes = atomic_load(&memory.live_bytes);
+        assert_int_equal(atomic_load(&memory.live_blocks), blocks);
+    }
+    assert_true(changes <= 8); /* the workspace was made anew */
+    km_session_free(session);
+    synthetic_clear(&s);
+    km_ctx_free(ctx);
+    free(f);
+}
+
 static km_status grow(km_ctx *ctx, km_error *err) {
     static const int64_t nodes[] = {0, 1, 2};
     synthetic s;
@@ -331,6 +364,7 @@ int main(void) {
         cmocka_unit_test(test_bad_calls_leave_a_session_as_it_was),
         cmocka_unit_test(test_a_second_thread_is_told),
         cmocka_unit_test(test_after_fork),
+        cmocka_unit_test(test_steps_hardly_allocate),
         cmocka_unit_test(test_every_failing_allocation_is_reported),
     };
     return cmocka_run_group_tests(tests, km_test_setup, km_test_teardown);
