@@ -270,6 +270,9 @@ static void test_a_second_thread_is_told(void **state) {
 /* A child must not go on with what it inherited, but can have its own. */
 static void test_after_fork(void **state) {
     (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* ThreadSanitizer cannot follow threads started after fork() */
+#endif
     km_ctx *ctx = make_ctx(2, NULL);
     synthetic s;
     forest *f = malloc(sizeof *f);
