@@ -3,6 +3,7 @@
  * works on. tools/check_allocation.py checks that no such function is missing here. */
 #include "km/arrow.h"
 #include "km/gradient.h"
+#include "km/interpretability.h"
 #include "km/memorization.h"
 #include "km/score.h"
 #include "km/stats.h"
@@ -155,6 +156,25 @@ static km_status lens(fixture *f, km_error *err) {
     KM_TRY(km_lens_run(&table, f->model, IDS, 8, 3, 2, err));
     km_table_free(table);
     return KM_OK;
+}
+
+static km_status lens_of_many(fixture *f, km_error *err) {
+    static const int64_t offsets[] = {0, 3, 8};
+    static const int32_t targets[] = {3, 4};
+    int64_t rank[16];
+    double logprob[16], top_logprobs[32];
+    int32_t top_ids[32];
+    const km_lens_arrays out = {rank, logprob, NULL, top_ids, top_logprobs};
+    return km_lens_run_into(&out, f->model, IDS, offsets, 2, targets, 2, 64, NULL, NULL, err);
+}
+
+static km_status attribution(fixture *f, km_error *err) {
+    static const int64_t offsets[] = {0, 3, 8};
+    static const int32_t tokens[] = {3, 4}, contrasts[] = {5, -1};
+    double parts[128], logits[2];
+    assert_true(2 * km_attribution_parts(f->model) <= 128);
+    return km_attribution_run_into(parts, logits, f->model, IDS, offsets, 2, tokens, contrasts, 64,
+                                   NULL, NULL, err);
 }
 
 static km_status verbatim(fixture *f, km_error *err) {
@@ -358,6 +378,8 @@ static const struct {
               {"km_tokenizer_decode", decode},
               {"km_memorization_run", recall},
               {"km_lens_run", lens},
+              {"km_lens_run_into", lens_of_many},
+              {"km_attribution_run_into", attribution},
               {"km_verbatim_run", verbatim},
               {"km_continuations_run", continuations},
               {"km_rows_sample", rows_sample},
