@@ -55,7 +55,7 @@ class KmLM(TemplateLM):  # type: ignore[misc,unused-ignore]
     max_gen_toks : int
         Tokens generated where a task names no number.
     batch_size, max_batch_size, device
-        Accepted because the harness gives them; `device` must be "cpu", the others do nothing.
+        The harness gives them to every model; they do nothing here.
     """
 
     backend = "causal"
@@ -74,8 +74,6 @@ class KmLM(TemplateLM):  # type: ignore[misc,unused-ignore]
         device: str | None = None,
     ) -> None:
         super().__init__()
-        if device not in (None, "cpu"):
-            raise ArgumentError(f"device is {device!r}; km runs on the CPU")
         self.model = load(model, threads=threads)
         context = int(self.model.config["context_length"])
         self.max_length = context if max_length is None else max_length
