@@ -238,6 +238,13 @@ class Model:
         overwrite: bool = False,
     ) -> None:
         """Write the model to a GGUF file or a Hugging Face folder."""
+    def export_gguf(
+        self,
+        path: _Path,
+        dtype: Literal["keep", "F32", "F16", "BF16", "Q8_0"],
+        pairs: Sequence[tuple[str, int, int, int, bytes]],
+    ) -> None:
+        """Write a model that came as a folder as GGUF; pairs: key, type, element, n, bytes."""
     def metadata(self, key: str) -> str | None:
         """A text of a GGUF file's metadata; None when it is not there, or for a folder."""
     def fingerprint(self) -> str:

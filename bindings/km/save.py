@@ -86,5 +86,10 @@ def save(
         if value not in get_args(known):
             choices = ", ".join(get_args(known))
             raise ArgumentError(f"{name} is {value!r}; it must be one of {choices}")
-    model._model.save(target, format, dtype, overwrite)
+    if format == "gguf" and Path(model._model.path).is_dir():
+        from km.convert import to_gguf
+
+        to_gguf(model, target, dtype, overwrite)
+    else:
+        model._model.save(target, format, dtype, overwrite)
     return target

@@ -491,6 +491,7 @@ static PyMethodDef model_methods[] = {
     KM_METHOD("weight", km_py_model_weight, KM_DOC_Model_weight),
     KM_METHOD("with_weights", km_py_model_with_weights, KM_DOC_Model_with_weights),
     KM_METHOD("save", km_py_model_save, KM_DOC_Model_save),
+    KM_METHOD("export_gguf", km_py_model_export_gguf, KM_DOC_Model_export_gguf),
     KM_METHOD("metadata", km_py_model_metadata, KM_DOC_Model_metadata),
     {NULL, NULL, 0, NULL},
 };

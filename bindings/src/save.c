@@ -1,4 +1,6 @@
 /* save.c: `_km.Model`: weights by name, edited copies, writing to disk. */
+#define PY_SSIZE_T_CLEAN /* y# of PyArg_ParseTuple */
+
 #include "km/save.h"
 
 #include <string.h>
@@ -234,6 +236,76 @@ PyObject *km_py_model_save(PyObject *self, PyObject *const *args, Py_ssize_t nar
         if (km_py_run(&state->errors, km_model_ctx(job.model), save_model, &job, shown)) {
             result = Py_NewRef(Py_None);
         }
+    }
+    km_args_clear(&in);
+    return result;
+}
+
+/* ---- the other format ---- */
+
+typedef struct export_job {
+    const km_model *model;
+    const char *path;
+    km_save_dtype dtype;
+    km_export_pair *pairs;
+    int64_t n;
+} export_job;
+
+static km_status export_gguf(void *payload, km_error *err) {
+    export_job *job = payload;
+    return km_model_export_gguf(job->model, job->path, job->dtype, job->pairs, job->n, err);
+}
+
+/* (key, type, element, n, bytes) */
+static bool read_pair(km_export_pair *pair, PyObject *item) {
+    int type = 0, element = 0;
+    long long n = 0;
+    const char *data = NULL;
+    Py_ssize_t size = 0;
+    if (!PyArg_ParseTuple(item, "siiLy#", &pair->key, &type, &element, &n, &data, &size)) {
+        return false;
+    }
+    *pair = (km_export_pair){pair->key, (uint32_t)type, (uint32_t)element, n, data, (size_t)size};
+    return true;
+}
+
+static bool read_pairs(km_args *in, export_job *job) {
+    PyObject *items = km_args_tuple(in, km_arg_object(in, "pairs"), "parameter 'pairs'");
+    if (items == NULL) {
+        return false;
+    }
+    job->n = (int64_t)PyTuple_Size(items);
+    job->pairs = km_args_alloc(in, (size_t)job->n, sizeof *job->pairs);
+    bool good = job->pairs != NULL;
+    for (int64_t i = 0; good && i < job->n; i++) {
+        PyObject *item = PyTuple_GetItem(items, (Py_ssize_t)i);
+        good = PyTuple_Check(item) ? read_pair(&job->pairs[i], item)
+                                   : km_args_type_error(in, "pairs", "tuples", item);
+    }
+    return good;
+}
+
+static bool read_export(km_args *in, export_job *job, PyObject **shown) {
+    static const char *const dtypes[] = {"keep", "F32", "F16", "BF16", "Q8_0"};
+    int dtype = 0;
+    if (!km_arg_path(in, "path", &job->path, shown) ||
+        !read_choice(in, "dtype", dtypes, 5, &dtype)) {
+        return false;
+    }
+    job->dtype = (km_save_dtype)dtype;
+    return true;
+}
+
+PyObject *km_py_model_export_gguf(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames) {
+    km_state *state = KM_OBJECT_STATE(self);
+    km_args in;
+    export_job job = {.model = km_py_model_get(self)};
+    PyObject *shown = NULL, *result = NULL;
+    if (km_args_bind(&in, &state->errors, KM_SIG_Model_export_gguf, args, nargs, kwnames) &&
+        read_export(&in, &job, &shown) && read_pairs(&in, &job) &&
+        km_py_run(&state->errors, km_model_ctx(job.model), export_gguf, &job, shown)) {
+        result = Py_NewRef(Py_None);
     }
     km_args_clear(&in);
     return result;

@@ -37,6 +37,8 @@ PyObject *km_py_model_with_weights(PyObject *self, PyObject *const *args, Py_ssi
                                    PyObject *kwnames);
 PyObject *km_py_model_save(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
+PyObject *km_py_model_export_gguf(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames);
 PyObject *km_py_model_metadata(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames);
 

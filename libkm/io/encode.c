@@ -151,14 +151,10 @@ static int64_t source_row(const km_write_tensor *t, int64_t rows, int64_t r) {
         return r;
     case KM_ROWS_TO_NEIGHBOURS:
         return r / width * width + r % 2 * (width / 2) + r % width / 2;
-    case KM_ROWS_TO_HALVES:
-        return r / width * width + 2 * (r % width % (width / 2)) + r % width / (width / 2);
     case KM_ROWS_TO_PARTS: {
         const int64_t part = rows / 3;
         return r % part / (width / 3) * width + r / part * (width / 3) + r % (width / 3);
     }
-    case KM_ROWS_TO_HEADS:
-        return r % width / (width / 3) * (rows / 3) + r / width * (width / 3) + r % (width / 3);
     }
     return r;
 }
@@ -259,7 +255,8 @@ km_status km_write_data(km_output *output, km_ctx *ctx, const km_write_tensor *t
     if (is_copy(tensor)) {
         status = write_copied(output, info, tick, err);
     } else {
-        piece work = {.tensor = tensor, .in_cols = n_cols(info)};
+        const bool permuted = info->n_dims == 1 && tensor->order != KM_ROWS_SAME;
+        piece work = {.tensor = tensor, .in_cols = permuted ? 1 : n_cols(info)};
         if (n_elements(info) == 0) {
             return KM_OK;
         }

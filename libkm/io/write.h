@@ -24,15 +24,13 @@ void km_output_abort(km_output *output);
 
 /* ---- tensors on their way out ---- */
 
-/* Row r of what is written is row km_row_order says of the source: the same; llama's q and k, whose
- * rotary pairs are neighbours in GGUF and half a head apart in Hugging Face's files; GPT-NeoX's
- * fused q, k and v, which Hugging Face writes head by head. */
+/* Which row of the source becomes row r: the same; llama's q and k, whose rotary pairs are
+ * neighbours in GGUF and half a head apart in Hugging Face's files; GPT-NeoX's fused q, k and v,
+ * which Hugging Face writes head by head. */
 typedef enum km_row_order {
     KM_ROWS_SAME = 0,
-    KM_ROWS_TO_NEIGHBOURS, /* Hugging Face to GGUF */
-    KM_ROWS_TO_HALVES,
-    KM_ROWS_TO_PARTS, /* Hugging Face to GGUF */
-    KM_ROWS_TO_HEADS
+    KM_ROWS_TO_NEIGHBOURS,
+    KM_ROWS_TO_PARTS
 } km_row_order;
 
 typedef struct km_write_tensor {

@@ -25,22 +25,21 @@ static km_dtype wanted_type(km_save_dtype dtype) {
 }
 
 /* llama.cpp computes with vectors, norms, learned positions and rotary factors in float32 only. */
-static bool stays_float(const km_tensor_info *info) {
-    return info->n_dims < 2 || ends_with(info->name, "_norm.weight") ||
-           strcmp(info->name, "position_embd.weight") == 0 ||
-           strcmp(info->name, "rope_freqs.weight") == 0;
+static bool stays_float(const char *name, const km_tensor_info *info) {
+    return info->n_dims < 2 || ends_with(name, "_norm.weight") ||
+           strcmp(name, "position_embd.weight") == 0 || strcmp(name, "rope_freqs.weight") == 0;
 }
 
-static km_dtype choose_type(const km_tensor_info *info, const km_save_options *options, bool gguf) {
-    if (options->dtype == KM_SAVE_KEEP) {
+km_dtype km__save_type(const char *name, const km_tensor_info *info, int64_t cols,
+                       km_save_dtype dtype, bool gguf) {
+    if (dtype == KM_SAVE_KEEP) {
         return info->dtype;
     }
-    km_dtype wanted = wanted_type(options->dtype);
-    if (gguf && stays_float(info)) {
+    if (gguf && stays_float(name, info)) {
         return KM_F32;
     }
-    bool whole = info->n_dims > 0 && info->dims[info->n_dims - 1] % 32 == 0;
-    return wanted == KM_Q8_0 && !whole ? KM_F16 : wanted;
+    km_dtype wanted = wanted_type(dtype);
+    return wanted == KM_Q8_0 && cols % 32 != 0 ? KM_F16 : wanted;
 }
 
 static km_status list_tensors(km__save_list *list, const km_model *model,
@@ -49,14 +48,14 @@ static km_status list_tensors(km__save_list *list, const km_model *model,
     KM_TRY(km_alloc_array((void **)&list->items, model->ctx, list->n, sizeof *list->items, err));
     for (int64_t i = 0; i < list->n; i++) {
         const km_tensor_info *info = km_container_tensor(model->container, i);
-        list->items[i] = (km_write_tensor){
-            .name = info->name, .source = info, .dtype = choose_type(info, options, gguf)};
+        const int64_t cols = info->n_dims > 0 ? info->dims[info->n_dims - 1] : 1;
+        const km_dtype dtype = km__save_type(info->name, info, cols, options->dtype, gguf);
+        list->items[i] = (km_write_tensor){.name = info->name, .source = info, .dtype = dtype};
     }
     return KM_OK;
 }
 
-static km_status check_target(const char *path, bool gguf, const km_save_options *options,
-                              km_error *err) {
+km_status km__save_check_target(const char *path, bool gguf, bool overwrite, km_error *err) {
     struct stat info;
     if (stat(path, &info) != 0) {
         return errno == ENOENT ? KM_OK
@@ -66,7 +65,7 @@ static km_status check_target(const char *path, bool gguf, const km_save_options
     if (gguf && S_ISDIR(info.st_mode)) {
         return KM_SET(err, KM_EINVAL, "%s: is a folder; a GGUF model is one file", path);
     }
-    if (!gguf || !options->overwrite) {
+    if (!gguf || !overwrite) {
         return KM_SET(err, KM_EINVAL, "%s: is there already%s", path,
                       gguf ? "; overwrite replaces it" : "; a folder is never replaced");
     }
@@ -78,14 +77,15 @@ static km_status check_options(const km_model *model, const char *path,
     bool from_gguf = km_container_gguf(model->container) != NULL;
     if ((options->format == KM_SAVE_GGUF && !from_gguf) ||
         (options->format == KM_SAVE_HF && from_gguf)) {
-        return KM_SET(err, KM_EUNSUPPORTED, "%s: a model from %s is saved as %s only", path,
-                      from_gguf ? "GGUF" : "a folder", from_gguf ? "GGUF" : "a folder");
+        return KM_SET(err, KM_EUNSUPPORTED, "%s: a model from %s", path,
+                      from_gguf ? "GGUF is saved as GGUF only; transformers opens it (gguf_file=)"
+                                : "a folder is written as GGUF by km_model_export_gguf");
     }
     if (!gguf && options->dtype == KM_SAVE_Q8_0) {
         return KM_SET(err, KM_EUNSUPPORTED,
                       "%s: safetensors cannot hold Q8_0; F32, F16 or BF16 can be written", path);
     }
-    return check_target(path, gguf, options, err);
+    return km__save_check_target(path, gguf, options->overwrite, err);
 }
 
 km_status km_model_save(const km_model *model, const char *path, const km_save_options *options,

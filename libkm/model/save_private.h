@@ -12,6 +12,12 @@ typedef struct km__save_list {
     int64_t n;
 } km__save_list;
 
+/* save.c: the type a tensor is written in; dims as written. */
+km_dtype km__save_type(const char *name, const km_tensor_info *info, int64_t cols,
+                       km_save_dtype dtype, bool gguf);
+KM_NODISCARD km_status km__save_check_target(const char *path, bool gguf, bool overwrite,
+                                             km_error *err);
+
 /* save_folder.c: the same model as a folder; save_gguf.c: as a file. `list` has names and types. */
 KM_NODISCARD km_status km__save_gguf(const km_model *model, const char *path,
                                      const km__save_list *list, const km_save_options *options,

@@ -234,6 +234,13 @@ km_weight_naming km__weight_naming(const km_config *config, const km_container *
     return naming;
 }
 
+km_weight_naming km__weight_naming_written(const km_config *config) {
+    const km_weight_scheme scheme = scheme_of(config);
+    const bool fused = scheme == KM_NAMES_HF_GPT2 || scheme == KM_NAMES_HF_NEOX;
+    return (km_weight_naming){KM_NAMES_GGUF, "", "output.weight", fused,
+                              config->rope_factor != 0.0};
+}
+
 static bool ends_with(const char *text, const char *end) {
     const size_t n = strlen(text), k = strlen(end);
     return n >= k && strcmp(text + n - k, end) == 0;

@@ -253,21 +253,72 @@ NO_WINDOW = ["mistral", "qwen2_window"]
 TABLE_GELU = ["gpt2", "gemma2", "gemma3", "pythia", "neox_sequential"]
 
 
+def llama_cpp_logprobs(llama_cpp: Any, path: Path, ids: list[int]) -> np.ndarray[Any, Any]:
+    """log p(ids[t] | ids[:t]) with keys and values in float32."""
+    other = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
+    other.eval(ids)
+    logits = np.array(other.scores[: len(ids)], np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    rows = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return rows[range(len(ids) - 1), ids[1:]]
+
+
 @pytest.mark.parametrize("name", ARCH)
 def test_llama_cpp_agrees(name: str, tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     model = edited(DATA / "arch" / f"{name}.gguf")
     path = tmp_path / "model.gguf"
     model.save(path, dtype="F32")
-    other = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
     ids = ids_of(model)[: 4 if name in NO_WINDOW else None]
-    other.eval(ids)
-    logits = np.array(other.scores[: len(ids)], np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    rows = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    want = rows[range(len(ids) - 1), ids[1:]]
     bound = 5e-2 if name in TABLE_GELU else 1e-3
-    assert np.abs(model.logprobs(ids) - want).max() < bound
+    assert np.abs(model.logprobs(ids) - llama_cpp_logprobs(llama_cpp, path, ids)).max() < bound
+
+
+# ---- from a folder to GGUF ----
+
+IMPLIED = [name for name in ARCH if not name.startswith("gemma")]  # merges that scores can say
+
+
+@pytest.mark.parametrize("name", IMPLIED)
+def test_a_folder_as_gguf(name: str, tmp_path: Path) -> None:
+    model = km.load(DATA / "arch" / name)
+    path = tmp_path / "model.gguf"
+    model.save(path)
+    again, reference = km.load(path), km.load(DATA / "arch" / f"{name}.gguf")
+    assert again.tokenizer_hash == model.tokenizer_hash
+    ids = ids_of(model)
+    assert np.abs(again.logprobs(ids) - model.logprobs(ids)).max() < 2e-5
+    # the reference was arranged by the gguf package's own names and rules
+    names = [weight for weight, _, _ in reference._model.weights()]
+    assert {weight for weight, _, _ in again._model.weights()} == set(names)
+    for weight in names:
+        assert (again.weight(weight) == reference.weight(weight)).all()
+    with pytest.raises(km.ArgumentError, match="overwrite"):
+        model.save(path)
+    edited(DATA / "arch" / name).save(path, dtype="F16", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize("name", IMPLIED)
+def test_llama_cpp_opens_what_was_a_folder(name: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    model = edited(DATA / "arch" / name)
+    path = tmp_path / "model.gguf"
+    model.save(path, dtype="F32")
+    ids = ids_of(model)[: 4 if name in NO_WINDOW else None]
+    bound = 5e-2 if name in TABLE_GELU else 1e-3
+    assert np.abs(model.logprobs(ids) - llama_cpp_logprobs(llama_cpp, path, ids)).max() < bound
+
+
+def test_what_gguf_cannot_say(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    with pytest.raises(km.UnsupportedError, match="its merges are not those that scores"):
+        km.load(DATA / "arch" / "gemma2").save(path)
+    with pytest.raises(km.UnsupportedError, match="its attention scale"):
+        km.load(DATA / "tiny_gemma3").save(path)
+    with pytest.raises(km.UnsupportedError, match="saved as GGUF only"):
+        km.load(DATA / "arch" / "llama3.gguf").save(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- weights and edits ----

@@ -88,6 +88,23 @@ typedef struct km_save_options {
 KM_API KM_NODISCARD km_status km_model_save(const km_model *model, const char *path,
                                             const km_save_options *options, km_error *err);
 
+/* One entry of GGUF metadata; types by GGUF's numbers, `data` as the file holds it: a string's
+ * bytes, an array's elements one after the other (strings with their length as 8 bytes). */
+typedef struct km_export_pair {
+    const char *key;
+    uint32_t type, element; /* element: of an array */
+    int64_t n;              /* elements of an array */
+    const void *data;
+    size_t nbytes;
+} km_export_pair;
+
+/* Write a model that came as a folder as GGUF: weights renamed and rearranged as llama.cpp has
+ * them, behind metadata made by the caller. The path must not be there yet. Errors as
+ * km_model_save. */
+KM_API KM_NODISCARD km_status km_model_export_gguf(const km_model *model, const char *path,
+                                                   km_save_dtype dtype, const km_export_pair *pairs,
+                                                   int64_t n_pairs, km_error *err);
+
 /* A text of the file's metadata, such as "tokenizer.chat_template" of a GGUF file; *out is NULL
  * when it is not there or the model is a folder. Borrowed, n bytes without NUL. */
 KM_API KM_NODISCARD km_status km_model_metadata(const char **out, size_t *n, const km_model *model,
