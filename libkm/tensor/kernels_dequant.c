@@ -425,10 +425,11 @@ INLINE void short_products(vfloat sums[4], const unsigned char *const rows[4], c
 /* Ask for what is PREFETCH bytes on: rows lie one after the other, and four streams that each end
  * after a few hundred bytes are more than the processor's own prefetching follows. */
 INLINE void prefetch_part(const unsigned char *p, int j, int elements, int size) {
-    const uintptr_t ahead = (uintptr_t)p + PREFETCH + (uintptr_t)(j * size / (elements / 32));
-#pragma GCC unroll 2
-    for (int i = 0; i < size / (elements / 32); i += 64) {
-        __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
+    const int part_size = size / (elements / 32);
+    const uintptr_t ahead = (uintptr_t)p + PREFETCH + (uintptr_t)(j * part_size);
+    __builtin_prefetch((const void *)ahead);
+    if (part_size > 64) {
+        __builtin_prefetch((const void *)(ahead + 64));
     }
 }
 
