@@ -100,6 +100,9 @@ bench: bench-products $(VENV)/.package $(VENV)/.model ## facts a second: km, tra
 	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r bench/requirements.txt
 	@$(BIN)/python bench/facts_per_second.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/text_logprobs.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/decoding.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/scoring.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/trace.py --peers $(BENCH_VENV)/bin/python
 
 fuzz: $(VENV)/.build-tools ## build the libFuzzer targets (clang) and run each for a minute

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -226,6 +228,18 @@ def test_interrupt_keeps_what_is_done(model: km.Model) -> None:
     made = model.generate("Say:", max_tokens=9, decoder=Interrupted(ids))
     assert made.ids == ids[:3] and made.finish_reason == "interrupted"
     assert made.text == model.decode(ids[:3])
+
+
+def test_a_signal_keeps_what_is_done(model: km.Model) -> None:
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    made = model.generate("Once upon a time", max_tokens=3000, eos=())
+    timer.join()
+    assert made.finish_reason == "interrupted"
+    assert 0 < len(made.ids) < 3000 and len(made.ids) == len(made.logprobs)
+    # The model works on.
+    again = model.generate("Once upon a time", max_tokens=2, eos=())
+    assert again.ids == made.ids[:2]
 
 
 def test_beams_are_not_streamed(model: km.Model) -> None:
