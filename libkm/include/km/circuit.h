@@ -36,9 +36,11 @@ typedef struct km_circuit_options {
 } km_circuit_options;
 #define KM_CIRCUIT_OPTIONS_INIT {5, 5000}
 
-/* Number of sources, targets and edges. */
+/* Number of sources: 1 + L (H + 1), or 1 + 2 L with norms behind attention. */
 KM_API int64_t km_circuit_sources(const km_model *model);
+/* Number of targets: L (H + 2 K + 1) + 1. */
 KM_API int64_t km_circuit_targets(const km_model *model);
+/* Number of edges: of each target, the sources computed before it. */
 KM_API int64_t km_circuit_edges(const km_model *model);
 
 /* Score every edge: the sum over positions and elements of (source, corrupted - clean) times the
