@@ -368,7 +368,7 @@ def test_answers_agree_with_the_taxonomy_file(kb: km.KnowledgeBase) -> None:
         "observation-methods",
         "logit-lens",
     ]
-    assert kb.ask("measures-of-node", node="hyp-connection")["measure"] == []
+    assert kb.ask("measures-of-node", node="hyp-extrapolation")["measure"] == []
     assert "memorization.recall" in kb.ask("measurable-nodes")["measure"]
 
 
