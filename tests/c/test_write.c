@@ -238,6 +238,24 @@ static km_status edit_and_save(km_ctx *ctx, km_error *err) {
     return status;
 }
 
+static km_status export(km_ctx *ctx, km_error *err) {
+    static const char *const sources[] = {"arch/gpt2", "arch/pythia", "arch/llama3"};
+    static const uint32_t one = 1;
+    static const km_export_pair pair = {"general.file_type", 4, 0, 1, &one, sizeof one};
+    km_status status = KM_OK;
+    for (int i = 0; i < 3 && status == KM_OK; i++) {
+        char path[600];
+        km_model *model = NULL;
+        KM_GO(km_model_load(&model, ctx, data_of(path, sources[i]), NULL, err));
+        (void)snprintf(path, sizeof path, "%s/export%d", place, i);
+        (void)unlink(path);
+        KM_GO(km_model_export_gguf(model, path, KM_SAVE_KEEP, &pair, 1, err));
+    done:
+        km_model_free(model);
+    }
+    return status;
+}
+
 static int entries_of(const char *path) {
     int n = 0;
     DIR *dir = opendir(path);
@@ -266,6 +284,24 @@ static void test_every_allocation(void **state) {
     folder_remove(&f);
 }
 
+static void test_every_allocation_of_an_export(void **state) {
+    (void)state;
+    folder f = folder_new();
+    (void)snprintf(place, sizeof place, "%s", f.path);
+    km_test_every_allocation(export);
+    assert_int_equal(entries_of(place), 3);
+    folder_remove(&f);
+}
+
+static void test_export_of_a_gguf_model(void **state) {
+    char path[600];
+    km_model *model = load(*state, data_of(path, "arch/llama3.gguf"));
+    km_error err = KM_ERROR_INIT;
+    km_test_fails(km_model_export_gguf(model, "never", KM_SAVE_KEEP, NULL, 0, &err), KM_EINVAL,
+                  &err, "is GGUF already");
+    km_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_halves),
@@ -277,6 +313,8 @@ int main(void) {
         cmocka_unit_test(test_random_control_has_no_file),
         cmocka_unit_test(test_permissions_and_places),
         cmocka_unit_test(test_every_allocation),
+        cmocka_unit_test(test_every_allocation_of_an_export),
+        cmocka_unit_test(test_export_of_a_gguf_model),
     };
     return cmocka_run_group_tests(tests, km_test_setup, km_test_teardown);
 }
