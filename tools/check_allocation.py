@@ -13,7 +13,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOLDERS = ("km_ctx", "km_model", "km_tokenizer", "km_table", "km_session")
 # What is given such an object and still has nothing to allocate.
-ALLOCATES_NOTHING = {"km_rows_argmax", "km_rows_top", "km_rows_logprobs_into"}
+ALLOCATES_NOTHING = {
+    "km_model_metadata",
+    "km_model_weight_at",
+    "km_model_weight_find",
+    "km_model_weight_into",
+    "km_rows_argmax",
+    "km_rows_logprobs_into",
+    "km_rows_top",
+}
 DECLARATION = re.compile(r"km_status\s+(km_\w+)\(([^;{]*)\);", re.DOTALL)
 
 

@@ -1,10 +1,15 @@
 /* test_allocation.c: every function of the public headers that can allocate survives the failure of
  * its first, second, third ... allocation: KM_ENOMEM with a message, nothing leaked, and the model
  * works on. tools/check_allocation.py checks that no such function is missing here. */
+#include <unistd.h>
+
 #include "km/arrow.h"
+#include "km/circuit.h"
 #include "km/gradient.h"
 #include "km/interpretability.h"
 #include "km/memorization.h"
+#include "km/neurons.h"
+#include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
 #include "km_test.h"
@@ -116,6 +121,74 @@ static km_status gradients(fixture *f, km_error *err) {
     return km_model_gradients(f->model, &request, err);
 }
 
+/* ---- other architectures: fused, transposed and gathered matrices, learned positions ---- */
+
+static km_status load_at(const fixture *f, const char *path, km_error *err) {
+    km_model *model = NULL;
+    KM_TRY(km_model_load(&model, f->ctx, path, NULL, err));
+    km_model_free(model);
+    return KM_OK;
+}
+
+static km_status load_gpt2(fixture *f, km_error *err) {
+    return load_at(f, KM_TEST_DATA "/golden_data/arch/gpt2", err);
+}
+
+static km_status load_pythia(fixture *f, km_error *err) {
+    return load_at(f, KM_TEST_DATA "/golden_data/arch/pythia", err);
+}
+
+static km_status load_gguf(fixture *f, km_error *err) {
+    return load_at(f, KM_TEST_DATA "/golden_data/arch/gemma2.gguf", err);
+}
+
+/* ---- weights and files ---- */
+
+#define NORM "model.norm.weight"
+
+static km_status edit(fixture *f, km_error *err) {
+    float values[1024] = {0};
+    km_weight weight;
+    km_model *edited = NULL;
+    KM_TRY(km_model_weight_find(&weight, f->model, NORM, err));
+    km_weight_edit change = {NORM, values, 1, {weight.n}};
+    KM_TRY(km_model_with_weights(&edited, f->model, &change, 1, err));
+    km_model_free(edited);
+    return KM_OK;
+}
+
+/* A failure leaves nothing at the path; what a success leaves is removed. */
+static km_status and_remove(km_status status, const char *path, bool folder) {
+    char command[300];
+    if (status != KM_OK) {
+        assert_int_equal(access(path, F_OK), -1);
+        return status;
+    }
+    (void)snprintf(command, sizeof command, folder ? "rm -r '%s'" : "rm '%s'", path);
+    assert_int_equal(system(command), 0);
+    return KM_OK;
+}
+
+static const char *fresh_path(const char *name) {
+    static char path[200];
+    const char *folder = getenv("TMPDIR");
+    (void)snprintf(path, sizeof path, "%s/km-allocation-%d-%s", folder != NULL ? folder : "/tmp",
+                   (int)getpid(), name);
+    return path;
+}
+
+static km_status save(fixture *f, km_error *err) {
+    const char *path = fresh_path("folder");
+    return and_remove(km_model_save(f->model, path, NULL, err), path, true);
+}
+
+static km_status export_gguf(fixture *f, km_error *err) {
+    static const km_export_pair pairs[] = {{"general.architecture", 8, 0, 1, "llama", 5}};
+    const char *path = fresh_path("model.gguf");
+    km_status status = km_model_export_gguf(f->model, path, KM_SAVE_F16, pairs, 1, err);
+    return and_remove(status, path, false);
+}
+
 /* ---- text ---- */
 
 static km_status encode(fixture *f, km_error *err) {
@@ -218,6 +291,34 @@ static km_status sampling_filter(fixture *f, km_error *err) {
     const km_sampling sampling = {0.5, 9, 0.9, 0.01};
     memcpy(row, some_rows(f), sizeof row);
     return km_sampling_filter(row, 100, &sampling, f->ctx, err);
+}
+
+static km_status neurons(fixture *f, km_error *err) {
+    const km_config *c = km_model_config(f->model);
+    const size_t n = (size_t)c->n_layers * (size_t)c->d_ffn;
+    double *attribution = calloc(n, sizeof(double)), other[2][64];
+    float *activation = calloc(n, sizeof(float));
+    assert_true(attribution != NULL && activation != NULL && c->n_layers <= 64);
+    const km_neurons_options options = {3, KM_RIEMANN_LEFT};
+    km_neurons_arrays out = {attribution, activation, other[0], other[1], 0.0};
+    km_status status = km_neurons_run_into(&out, f->model, IDS, 4, 7, &options, NULL, NULL, err);
+    free(attribution);
+    free(activation);
+    return status;
+}
+
+static km_status circuit(fixture *f, km_error *err) {
+    static const int32_t sources[] = {0, 1}, targets[] = {0, 1};
+    const km_circuit_task task = {IDS, IDS + 4, 4, 7, 9};
+    const km_circuit_options options = {2, 20};
+    km_table *edges = NULL, *runs = NULL;
+    km_status status = KM_OK;
+    KM_GO(km_circuit_run(&edges, f->model, &task, &options, NULL, NULL, err));
+    KM_GO(km_circuit_evaluate(&runs, f->model, &task, sources, targets, 1, err));
+done:
+    km_table_free(edges);
+    km_table_free(runs);
+    return status;
 }
 
 /* ---- pure scores ---- */
@@ -374,6 +475,14 @@ static const struct {
               {"km_model_next_logprobs_into", next_logprobs},
               {"km_session_new, truncate, keep", sessions},
               {"km_model_gradients", gradients},
+              {"km_model_load of GPT-2", load_gpt2},
+              {"km_model_load of GPT-NeoX", load_pythia},
+              {"km_model_load of GGUF", load_gguf},
+              {"km_model_with_weights", edit},
+              {"km_model_save", save},
+              {"km_model_export_gguf", export_gguf},
+              {"km_neurons_run_into", neurons},
+              {"km_circuit_run, evaluate", circuit},
               {"km_tokenizer_encode", encode},
               {"km_tokenizer_decode", decode},
               {"km_memorization_run", recall},
