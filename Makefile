@@ -84,7 +84,7 @@ format: $(VENV)/.dev-tools ## format C and Python in place
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check.sh --fix
 
 examples: $(VENV)/.package $(VENV)/.model ## install the C libraries, build the C example against them, run it
-	@model="$$($(BIN)/python -c 'import km.model; print(km.model.locate("smollm2"))')" && \
+	@model="$$($(BIN)/python -c 'import km.loading; print(km.loading.locate("smollm2"))')" && \
 	    PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_install.sh "$$model"
 
 bench-products: $(VENV)/.build-tools ## matrix products: km and OpenBLAS side by side on one thread

@@ -16,7 +16,7 @@ from typing import Any
 
 from common import Peer, in_turn, machine_line, median_seconds, ratio
 
-from km.model import load, locate
+from km.loading import load, locate
 
 PEERS = ("llama-cpp-python", "transformers float32", "transformers bfloat16")
 PROMPT = "The lighthouse keeper counted the ships twice, once at dusk and once before dawn, and"

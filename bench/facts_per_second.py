@@ -18,7 +18,7 @@ from typing import Any
 from common import Peer, in_turn, machine_line, median_seconds, ratio
 
 from km import _km, datasets
-from km.model import load, locate
+from km.loading import load, locate
 from km.recall_plan import make_plan
 
 RELATIONS = ("country_capital_city", "landmark_in_country", "person_occupation", "adj_antonym")

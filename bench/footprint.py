@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import machine_line
 
-from km.model import load, locate
+from km.loading import load, locate
 
 OPEN = """
 import json, sys, time

@@ -18,7 +18,7 @@ from common import Peer, in_turn, machine_line, median_seconds, ratio
 
 import km
 from km import datasets
-from km.model import load, locate
+from km.loading import load, locate
 
 RELATIONS = (
     "country_capital_city", "landmark_in_country", "person_occupation", "adj_antonym",

@@ -23,7 +23,7 @@ from facts_per_second import largest_gap
 from text_logprobs import shapes
 
 from km import datasets
-from km.model import load, locate
+from km.loading import load, locate
 from km.recall_plan import make_plan
 
 RELATIONS = (

@@ -18,7 +18,7 @@ import numpy as np
 from common import Peer, in_turn, machine_line, median_seconds, ratio
 
 from km import datasets
-from km.model import load, locate
+from km.loading import load, locate
 
 PEERS = ("transformers float32", "transformers bfloat16", "llama-cpp-python")
 

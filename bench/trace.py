@@ -23,7 +23,7 @@ import numpy as np
 from common import Peer, in_turn, machine_line, median_seconds, ratio
 
 from km import datasets
-from km.model import load, locate
+from km.loading import load, locate
 
 PEER, REFERENCE = "llama-cpp-python", "transformers"
 RELATIONS = ("country_capital_city", "landmark_in_country", "person_occupation", "adj_antonym")

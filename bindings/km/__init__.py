@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from km.kb import KnowledgeBase as KnowledgeBase
     from km.lens_batch import LogitLens as LogitLens
     from km.lens_batch import logit_lens as logit_lens
+    from km.loading import load as load
+    from km.loading import models as models
     from km.model import Model as Model
-    from km.model import load as load
-    from km.model import models as models
     from km.neurons import KnowledgeNeurons as KnowledgeNeurons
     from km.neurons import knowledge_neurons as knowledge_neurons
     from km.patch_sweep import ActivationPatching as ActivationPatching
@@ -119,8 +119,8 @@ _PLACES = {
     "datasets": "",
     "exposure": "texts",
     "draw": "",
-    "load": "model",
-    "models": "model",
+    "load": "loading",
+    "models": "loading",
     "logit_lens": "lens_batch",
     "loss": "",
     "memorization": "recall",

@@ -32,7 +32,7 @@ def _facts(text: str) -> FactSet:
 
 
 def _load(args: argparse.Namespace) -> Model:
-    from km.model import load
+    from km.loading import load
 
     return load(args.model, threads=args.threads)
 
@@ -121,7 +121,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from km.model import models
+    from km.loading import models
 
     table = models()
     if args.json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from km import datasets
 from km.kb import KnowledgeBase
-from km.model import load
+from km.loading import load
 from km.recall import Recall, memorization
 from km.report import baseline_table, draw_taxonomy, require_renderer, write_report
 

