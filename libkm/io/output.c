@@ -105,10 +105,6 @@ km_status km_output_pad(km_output *output, size_t alignment, km_error *err) {
     return KM_OK;
 }
 
-uint64_t km_output_size(const km_output *output) {
-    return output->size;
-}
-
 static km_status sync_folder(const km_output *output, km_error *err) {
     char *slash = strrchr(output->temporary, '/');
     if (slash != NULL) {

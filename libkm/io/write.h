@@ -15,8 +15,6 @@ KM_NODISCARD km_status km_output_write(km_output *output, const void *data, size
                                        km_error *err);
 /* Zero bytes up to a multiple of `alignment`. */
 KM_NODISCARD km_status km_output_pad(km_output *output, size_t alignment, km_error *err);
-/* Bytes written so far. */
-uint64_t km_output_size(const km_output *output);
 /* Flush, fsync, rename. The output is gone after it, whatever it returns. */
 KM_NODISCARD km_status km_output_commit(km_output *output, km_error *err);
 /* Remove what was written; NULL is a no-op. */

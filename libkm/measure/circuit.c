@@ -73,14 +73,10 @@ typedef struct circuit_run {
 
 /* ---- memory ---- */
 
-static int64_t z_width(const km__graph *g) {
-    return g->blocks ? g->width : (int64_t)g->config->n_heads * g->config->head_dim;
-}
-
 static km_status allocate_floats(circuit_run *run, km_error *err) {
     const km__graph *g = &run->graph;
     const double n = (double)run->task->n, d = (double)g->width, layers = g->config->n_layers;
-    const double batch = (double)run->batch, z = (double)z_width(g);
+    const double batch = (double)run->batch, z = (double)g->z_width;
     const struct {
         float **where;
         double floats;
@@ -174,7 +170,7 @@ static km_status read_sources(circuit_run *run, km_error *err) {
                             -1,
                             NULL,
                             0,
-                            run->z + l * 2 * n * z_width(g)};
+                            run->z + l * 2 * n * g->z_width};
         *next++ = (km_read){KM_POINT_MLP_OUT, l, -1, NULL, 0, run->mlp + l * 2 * n * g->width};
     }
     km_forward_request request = {.reads = run->reads, .n_reads = next - run->reads};
@@ -191,7 +187,7 @@ static void subtract(float *to, const float *both, int64_t n) {
 
 static km_status find_deltas(circuit_run *run, km_error *err) {
     const km__graph *g = &run->graph;
-    const int64_t n = run->task->n, row = n * g->width, z_row = n * z_width(g);
+    const int64_t n = run->task->n, row = n * g->width, z_row = n * g->z_width;
     subtract(run->delta, run->stream, row);
     for (int64_t l = 0; l < g->config->n_layers; l++) {
         float *z = run->z + 2 * l * z_row;

@@ -49,16 +49,12 @@ typedef struct evaluation {
     float *heads, *spread;  /* (H, n, D), (H, n, H*Dh) */
 } evaluation;
 
-static int64_t z_width(const km__graph *g) {
-    return g->blocks ? g->width : (int64_t)g->config->n_heads * g->config->head_dim;
-}
-
 /* ---- memory ---- */
 
 static km_status allocate_floats(evaluation *e, km_error *err) {
     const km__graph *g = &e->graph;
     const double n = (double)e->task->n, d = (double)g->width, layers = g->config->n_layers;
-    const double z = (double)z_width(g), heads = g->blocks ? 0.0 : (double)g->writers;
+    const double z = (double)g->z_width, heads = g->blocks ? 0.0 : (double)g->writers;
     const struct {
         float **where;
         double floats;
@@ -191,7 +187,7 @@ static km_status run_plain(evaluation *e, km_error *err) {
         const km_point middle = parallel ? KM_POINT_RESID_PRE : KM_POINT_RESID_MID;
         *next++ = (km_read){KM_POINT_RESID_PRE, l, -1, corrupted, n, e->stream + l * row};
         *next++ = (km_read){middle, l, -1, corrupted, n, e->middle + l * row};
-        *next++ = (km_read){attention, l, -1, corrupted, n, e->z + l * n * z_width(g)};
+        *next++ = (km_read){attention, l, -1, corrupted, n, e->z + l * n * g->z_width};
         *next++ = (km_read){KM_POINT_MLP_OUT, l, -1, corrupted, n, e->mlp + l * row};
     }
     *next++ = (km_read){KM_POINT_RESID_PRE, 0, -1, e->nodes, n, e->delta};
@@ -254,7 +250,7 @@ static void keep_delta(const evaluation *e, int64_t source, const float *corrupt
 static km_status keep_heads(const evaluation *e, int32_t layer, const float *rows,
                             const int64_t *nodes, int64_t n_rows, km_error *err) {
     const km__graph *g = &e->graph;
-    const int64_t n = e->task->n, d = g->width, width = z_width(g);
+    const int64_t n = e->task->n, d = g->width, width = g->z_width;
     const float *corrupted = e->z + layer * n * width;
     for (int64_t i = 0; i < n_rows; i++) {
         const int64_t node = nodes == NULL ? i : nodes[i];

@@ -7,6 +7,7 @@
 km__graph km__graph_of(const km_model *model) {
     const km_config *c = km_model_config(model);
     km__graph g = {.model = model, .config = c, .width = c->d_model, .blocks = c->post_norms};
+    g.z_width = g.blocks ? g.width : (int64_t)c->n_heads * c->head_dim;
     g.writers = g.blocks ? 1 : c->n_heads;
     g.layer_sources = g.writers + 1;
     g.layer_targets = (int64_t)c->n_heads + 2 * (int64_t)c->n_kv_heads + 1;

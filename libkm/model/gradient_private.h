@@ -53,10 +53,9 @@ typedef struct km__back {
     km__kept *kept;   /* (n_kept) */
     int64_t n_kept;
     float *kept_block;
-    km_read *reads;          /* of the forward pass: ours, then the request's */
-    km__rope rope[2];        /* full and windowed layers */
-    km__rope rope_back[2];   /* the inverse turn: sines negated */
-    float *inverse_sines[2]; /* (P, rotary_dim / 2) */
+    km_read *reads;        /* of the forward pass: ours, then the request's */
+    km__rope rope[2];      /* full and windowed layers */
+    km__rope rope_back[2]; /* the inverse turn: sines negated */
     km__layer_state s;
 } km__back;
 

@@ -3,10 +3,11 @@
  * Yao et al. 2024). Letters as in km/model.h. Definitions and sources: docs/measures/circuits.md.
  *
  * Nodes are what is written to the residual stream and what reads it:
- *   sources  "input" (the embedding), "a<l>.h<h>" (an attention head's part of attn_out), "m<l>"
- * (an MLP). With norms behind attention a head has no part of its own: the block is one source,
- * "a<l>". targets  the stream as a head reads it for its query ("q"), key ("k") or value ("v"), as
- * an MLP reads it ("mlp"), and as the final norm does ("logits"). Heads of k and v are KV heads.
+ * - sources: "input" (the embedding), "a<l>.h<h>" (a head's part of attn_out), "m<l>" (an MLP).
+ * With norms behind attention a head has no part of its own: the block is one source, "a<l>".
+ * - targets: the stream as a head reads it for its query ("q"), key ("k") or value ("v"), as an MLP
+ *   reads it ("mlp"), and as the final norm does ("logits"). Heads of k and v are KV heads.
+ *
  * Sources are numbered 0 for the input, then layer by layer its heads (or the block) and its MLP;
  * targets layer by layer H queries, K keys, K values, the MLP, at last the logits. An edge leads
  * from each source to each target computed after it.
