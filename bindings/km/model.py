@@ -316,6 +316,7 @@ class Model:
         bos: bool | None = None,
         special: bool = False,
         batch_tokens: int | None = None,
+        exact: Literal[True] = True,
         progress: Progress = None,
     ) -> ScoreResult:
         """Log-probabilities of whole continuations of prompts.
@@ -341,6 +342,9 @@ class Model:
             Treat special tokens written in the texts as those tokens.
         batch_tokens : int, optional
             Distinct tokens a forward pass; default up to 2048, as memory allows.
+        exact : True
+            For code that states what it relies on: bits that depend on nothing but the pair. km has
+            no other arithmetic, so False is refused.
         progress : bool or callable, optional
 
         Returns
@@ -362,6 +366,8 @@ class Model:
         """
         from km.score import run_score
 
+        if exact is not True:
+            raise ArgumentError("exact must be True: km has no arithmetic that is less exact")
         return run_score(self, prompts, candidates, boundary, bos, special, batch_tokens, progress)
 
     @overload

@@ -29,6 +29,13 @@ def llama() -> km.Model:
 # ---- values ----
 
 
+def test_there_is_no_inexact_mode(llama: km.Model) -> None:
+    stated = llama.score("a b", ["c"], exact=True).table["logp"]
+    assert stated == llama.score("a b", ["c"]).table["logp"]
+    with pytest.raises(km.ArgumentError, match="exact must be True"):
+        llama.score("a b", ["c"], exact=False)  # type: ignore[arg-type]
+
+
 def test_sums_of_the_models_own_logprobs(model: km.Model) -> None:
     result = model.score(["The capital of France is", "Two plus two is"], ["Paris", "four, not 5"])
     assert len(result) == 4
