@@ -10,9 +10,8 @@
 typedef struct km__graph {
     const km_model *model;
     const km_config *config;
-    int64_t width; /* D */
-    int64_t
-        z_width; /* what sources of attention are made from: attn_head_out, H*Dh; or attn_out, D */
+    int64_t width;   /* D */
+    int64_t z_width; /* H*Dh: attn_head_out; with blocks D: attn_out */
     int64_t writers; /* attention sources a layer: H, or 1 with post norms */
     int64_t layer_sources, layer_targets;
     int64_t n_sources, n_targets;

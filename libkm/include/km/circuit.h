@@ -3,8 +3,8 @@
  * Yao et al. 2024). Letters as in km/model.h. Definitions and sources: docs/measures/circuits.md.
  *
  * Nodes are what is written to the residual stream and what reads it:
- * - sources: "input" (the embedding), "a<l>.h<h>" (a head's part of attn_out), "m<l>" (an MLP).
- * With norms behind attention a head has no part of its own: the block is one source, "a<l>".
+ * - sources: "input" (the embedding), "a<l>.h<h>" (a head's part of attn_out), "m<l>" (an MLP);
+ *   with norms behind attention heads have no part of their own, and the block is one, "a<l>".
  * - targets: the stream as a head reads it for its query ("q"), key ("k") or value ("v"), as an MLP
  *   reads it ("mlp"), and as the final norm does ("logits"). Heads of k and v are KV heads.
  *
