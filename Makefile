@@ -11,10 +11,10 @@ SOURCES := $(shell find libkm kb viz bindings cmake -type f -not -name '*.pyc' 2
            tools/gen_docs.py tools/embed_sql.py CMakeLists.txt setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-c test-threads test-python check format bench examples fuzz clean
+.PHONY: help system demo test test-c test-threads test-python check format bench bench-products examples fuzz clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 system: ## install the system libraries that are missing (apt)
 	@PYTHON="$(PYTHON)" tools/install_system.sh
@@ -56,7 +56,7 @@ demo: $(VENV)/.package $(VENV)/.model ## measure the embedded model and write de
 	@echo "km: running the demonstration into demo/"
 	@$(BIN)/km demo --out demo
 
-test: test-c test-threads check examples test-python ## everything: C under sanitizers, checks, the C example, pytest
+test: test-c test-threads check examples test-python ## everything: C under sanitizers, threads, checks, the C example, pytest
 
 test-c: $(VENV)/.build-tools ## cmocka tests and fuzz corpora under ASan and UBSan
 	@echo "km: building and running the C tests under AddressSanitizer and UBSan"
@@ -73,7 +73,7 @@ test-threads: $(VENV)/.build-tools ## the tests that share objects between threa
 	@rm -f build-tsan.log
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset tsan
 
-check: $(VENV)/.dev-tools $(VENV)/.package ## layers, formatting, types, stubs
+check: $(VENV)/.dev-tools $(VENV)/.package ## layers, allocation tests, formatting, types, stubs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check.sh
 
 test-python: $(VENV)/.dev-tools $(VENV)/.package $(VENV)/.model $(VENV)/.gemma ## pytest against the installed package
@@ -95,7 +95,7 @@ bench-products: $(VENV)/.build-tools ## matrix products: km and OpenBLAS side by
 	@build/bench/bench/products
 	@if grep -qw avx512f /proc/cpuinfo; then KM_CPU=v3 OPENBLAS_CORETYPE=Haswell build/bench/bench/products; fi
 
-bench: bench-products $(VENV)/.package $(VENV)/.model ## facts a second: km, transformers, llama-cpp-python side by side
+bench: bench-products $(VENV)/.package $(VENV)/.model ## speed beside transformers, llama-cpp-python and others: facts, texts, decoding, scoring, traces
 	@echo "km: installing the peers into $(BENCH_VENV) (PyTorch for the CPU; takes a while)"
 	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r bench/requirements.txt

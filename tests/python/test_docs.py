@@ -70,6 +70,8 @@ def test_links_resolve(page: Path) -> None:
 def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")
+    numbers = [path.name[:4] for path in folder.glob("[0-9]*.md")]
+    assert len(set(numbers)) == len(numbers)
     for path in folder.glob("[0-9]*.md"):
         title = path.read_text(encoding="utf-8").split("\n", 1)[0]
         number = int(path.name[:4])
