@@ -516,6 +516,8 @@ class Model:
     def lens(self, prompt: str | bytes | Ids, target: str | int, *, top_k: int = 5) -> LensResult:
         """What each layer would say next, read through the model's own norm and unembedding.
 
+        To look at one prompt; :func:`km.logit_lens` measures many beside a control.
+
         Parameters
         ----------
         prompt : str, bytes or token ids
