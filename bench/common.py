@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -84,6 +85,51 @@ def ratio(results: dict[str, list[dict[str, Any]]], name: str) -> float:
 def median_seconds(results: dict[str, list[dict[str, Any]]], name: str) -> float:
     """Median seconds of a round."""
     return statistics.median(result["seconds"] for result in results[name])
+
+
+def largest_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Largest absolute difference of two sets of scores, nats."""
+    return max(
+        abs(a - b)
+        for row, other in zip(ours, theirs, strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
+
+
+def make_parser(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """A parser of what every benchmark takes; `doc` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def encode_facts(model: Any, plan: Any) -> list[dict[str, Any]]:
+    """Prompts of a recall plan's first template and all candidates, as token ids."""
+    facts = []
+    for fact in plan.facts:
+        answers = (fact.answers[0], *fact.candidates)
+        facts.append(
+            {
+                "prompt": model.encode(plan.templates[0].replace("{}", fact.subject)),
+                "candidates": [model.encode(" " + answer, bos=False) for answer in answers],
+            }
+        )
+    return facts
+
+
+def products_job(config: dict[str, Any], n_tokens: int, threads: int) -> dict[str, Any]:
+    """The model's matrix products alone, for the peer "sgemm": (rows, columns, how many) each.
+
+    The last is the unembedding.
+    """
+    d, f, n = config["d_model"], config["d_ffn"], config["n_layers"]
+    q, kv = config["n_heads"] * config["head_dim"], config["n_kv_heads"] * config["head_dim"]
+    shapes = [
+        [q, d, n], [kv, d, 2 * n], [d, q, n], [f, d, 2 * n], [d, f, n], [config["vocab_size"], d, 1]
+    ]  # fmt: skip
+    return {"task": "sgemm", "threads": threads, "m": n_tokens, "shapes": shapes}
 
 
 def cpu_name() -> str:

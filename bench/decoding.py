@@ -9,12 +9,11 @@ Run by ``make bench``; peers live in an environment of their own (bench/requirem
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from typing import Any
 
-from common import Peer, in_turn, machine_line, median_seconds, ratio
+from common import Peer, in_turn, machine_line, make_parser, median_seconds, ratio
 
 from km.loading import load, locate
 
@@ -32,11 +31,8 @@ def common_tokens(ours: list[int], theirs: list[int]) -> int:
 
 def main() -> int:
     """Print a table of tokens a second, ratios and agreement."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = make_parser(__doc__, 5)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)

@@ -9,13 +9,21 @@ Run by ``make bench``; peers live in an environment of their own (bench/requirem
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from array import array
 from typing import Any
 
-from common import Peer, in_turn, machine_line, median_seconds, ratio
+from common import (
+    Peer,
+    encode_facts,
+    in_turn,
+    largest_gap,
+    machine_line,
+    make_parser,
+    median_seconds,
+    ratio,
+)
 
 from km import _km, datasets
 from km.loading import load, locate
@@ -27,14 +35,9 @@ PEERS = ("transformers", "llama-cpp-python")
 
 def workload(model: Any, per_relation: int) -> list[dict[str, Any]]:
     """Prompts and candidates as token ids, the same for everyone."""
-    facts = []
+    facts: list[dict[str, Any]] = []
     for relation in datasets.facts(RELATIONS).select(per_relation=per_relation):
-        plan = make_plan(relation, 0, 20, 0)
-        for fact in plan.facts:
-            prompt = model.encode(plan.templates[0].replace("{}", fact.subject))
-            answers = (fact.answers[0], *fact.candidates)
-            encoded = [model.encode(" " + answer, bos=False) for answer in answers]
-            facts.append({"prompt": prompt, "candidates": encoded})
+        facts += encode_facts(model, make_plan(relation, 0, 20, 0))
     return facts
 
 
@@ -52,22 +55,10 @@ def km_round(model: Any, facts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, "scores": scores}
 
 
-def largest_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Largest absolute difference of two sets of scores, nats."""
-    return max(
-        abs(a - b)
-        for row, other in zip(ours, theirs, strict=True)
-        for a, b in zip(row, other, strict=True)
-    )
-
-
 def main() -> int:
     """Print a table of facts a second, ratios and differences."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__, 3)
     parser.add_argument("--per-relation", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)

@@ -9,12 +9,11 @@ Run by ``make bench``; the peer lives in an environment of its own.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from typing import Any
 
-from common import Peer, in_turn, machine_line, median_seconds, ratio
+from common import Peer, in_turn, machine_line, make_parser, median_seconds, ratio
 
 import km
 from km import datasets
@@ -53,11 +52,8 @@ def km_round(model: Any, prompts: list[list[int]], targets: list[int]) -> dict[s
 
 def main() -> int:
     """Print a table of prompts a second, the ratio and the difference."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python with transformer-lens")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__, 3)
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)

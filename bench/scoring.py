@@ -11,16 +11,23 @@ Run by ``make bench``; peers live in an environment of their own (bench/requirem
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from typing import Any
 
 import numpy as np
-from common import Peer, in_turn, machine_line, median_seconds, ratio
-from facts_per_second import largest_gap
-from text_logprobs import shapes
+from common import (
+    Peer,
+    encode_facts,
+    in_turn,
+    largest_gap,
+    machine_line,
+    make_parser,
+    median_seconds,
+    products_job,
+    ratio,
+)
 
 from km import datasets
 from km.loading import load, locate
@@ -43,12 +50,7 @@ def workload(model: Any, n_facts: int) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = []
     each = -(-n_facts // len(RELATIONS))
     for relation in datasets.facts(RELATIONS).select(per_relation=max(25, each)):
-        plan = make_plan(relation, 0, 19, 0)
-        for fact in plan.facts[:each]:
-            prompt = model.encode(plan.templates[0].replace("{}", fact.subject))
-            answers = (fact.answers[0], *fact.candidates)
-            encoded = [model.encode(" " + answer, bos=False) for answer in answers]
-            facts.append({"prompt": prompt, "candidates": encoded})
+        facts += encode_facts(model, make_plan(relation, 0, 19, 0))[:each]
     return facts[:n_facts]
 
 
@@ -73,11 +75,8 @@ def bound_seconds(products: list[dict[str, Any]], n_tokens: int, n_rows: int) ->
 
 def main() -> int:
     """Print a table of pairs a second, ratios and differences."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__, 3)
     parser.add_argument("--facts", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)
@@ -86,12 +85,7 @@ def main() -> int:
     n_tokens, n_rows = count_distinct(facts)
     path = str(locate("smollm2"))
     job = {"task": "score", "model": path, "facts": facts, "threads": args.threads}
-    products = {
-        "task": "sgemm",
-        "threads": args.threads,
-        "m": BLOCK,
-        "shapes": shapes(model.config),
-    }
+    products = products_job(model.config, BLOCK, args.threads)
     peers = [Peer(name, args.peers, "engine_peers.py", job) for name in PEERS]
     peers.append(Peer("sgemm", args.peers, "engine_peers.py", products))
     prompts, lists = [f["prompt"] for f in facts], [f["candidates"] for f in facts]

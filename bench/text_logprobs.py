@@ -9,13 +9,12 @@ Run by ``make bench``; peers live in an environment of their own (bench/requirem
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from typing import Any
 
 import numpy as np
-from common import Peer, in_turn, machine_line, median_seconds, ratio
+from common import Peer, in_turn, machine_line, make_parser, median_seconds, products_job, ratio
 
 from km import datasets
 from km.loading import load, locate
@@ -33,33 +32,16 @@ def long_text(model: Any, n: int) -> list[int]:
     return ids[:n]
 
 
-def shapes(config: dict[str, Any]) -> list[list[int]]:
-    """Rows, columns and number of the model's matrices; the last is the unembedding."""
-    d, f, n = config["d_model"], config["d_ffn"], config["n_layers"]
-    q, kv = config["n_heads"] * config["head_dim"], config["n_kv_heads"] * config["head_dim"]
-    return [
-        [q, d, n], [kv, d, 2 * n], [d, q, n], [f, d, 2 * n], [d, f, n], [config["vocab_size"], d, 1]
-    ]  # fmt: skip
-
-
 def main() -> int:
     """Print a table of tokens a second, ratios and differences."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = make_parser(__doc__, 5)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)
     ids = long_text(model, args.tokens)
     job = {"task": "text", "model": str(locate("smollm2")), "ids": ids, "threads": args.threads}
-    products = {
-        "task": "sgemm",
-        "threads": args.threads,
-        "m": len(ids),
-        "shapes": shapes(model.config),
-    }
+    products = products_job(model.config, len(ids), args.threads)
     peers = [Peer(name, args.peers, "engine_peers.py", job) for name in PEERS]
     peers.append(Peer("sgemm", args.peers, "engine_peers.py", products))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Peer, in_turn, machine_line, median_seconds, ratio
+from common import Peer, in_turn, machine_line, make_parser, median_seconds, ratio
 
 from km import datasets
 from km.loading import load, locate
@@ -139,12 +139,9 @@ def print_differences(model: Any, work: dict[str, Any], peer: Peer | None, refer
 
 def main() -> int:
     """Print speeds and differences of both pieces of work."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", required=True, help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__, 3)
     parser.add_argument("--per-relation", type=int, default=20)
     parser.add_argument("--long-tokens", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     model = load("smollm2", threads=args.threads)
