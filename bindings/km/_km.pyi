@@ -603,6 +603,61 @@ def lens_run(
     top_logprobs (K, L+1, top_k) float64 nats
     """
 
+def affine_lens_fit(
+    model: Model,
+    ids: Buffer,
+    offsets: Buffer,
+    ridge: float,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array]:
+    """Affine maps from resid_post of each layer to the last one, by ridge regression on texts.
+
+    Texts are laid out as the prompts of lens_run; the first token of each is left out.
+
+    Returns
+    -------
+    weights (L, D, D) float32, biases (L, D) float32
+    """
+
+def affine_lens_evaluate(
+    model: Model,
+    weights: Buffer,
+    biases: Buffer,
+    ids: Buffer,
+    offsets: Buffer,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """Affine and plain logit lens beside the model's output, at each token but a text's first.
+
+    Returns
+    -------
+    kl_affine, kl_logit (N, L) float64
+        KL(model || lens), nats.
+    agree_affine, agree_logit (N, L) float64
+        1 where the most likely token is the model's.
+    """
+
+def affine_lens_run(
+    model: Model,
+    weights: Buffer,
+    biases: Buffer,
+    ids: Buffer,
+    offsets: Buffer,
+    targets: Buffer,
+    top_k: int = 0,
+    batch_tokens: int = 1024,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """lens_run through affine maps.
+
+    Returns
+    -------
+    rank (K, L+1) int64, logprob, entropy (K, L+1) float64 nats, top_ids (K, L+1, top_k) int32,
+    top_logprobs (K, L+1, top_k) float64 nats
+    """
+
 def attribution_run(
     model: Model,
     ids: Buffer,

@@ -5,6 +5,7 @@
 
 #include "km/interpretability.h"
 #include "measure/forest.h"
+#include "measure/lens_private.h"
 
 typedef struct lens_batch {
     const km_lens_arrays *out;
@@ -43,32 +44,36 @@ static double entropy_of(const float *logits, int64_t n, double lse) {
     return entropy;
 }
 
+void km__lens_row(const km_lens_arrays *out, const km_model *model, int64_t slot, int32_t target,
+                  int top_k, const float *logits, int64_t vocab) {
+    const double lse = km_logits_logsumexp(model, logits, vocab);
+    out->rank[slot] = km_logits_rank(logits, vocab, target);
+    out->logprob[slot] = (double)logits[target] - lse;
+    if (out->entropy != NULL) {
+        out->entropy[slot] = entropy_of(logits, vocab, lse);
+    }
+    if (top_k > 0) {
+        double *top = out->top_logprobs + slot * top_k;
+        find_top(out->top_ids + slot * top_k, top, top_k, logits, vocab);
+        for (int k = 0; k < top_k; k++) {
+            top[k] -= lse;
+        }
+    }
+}
+
 /* Workers come here: one call a row and layer, which fills that row's slots and nothing else. */
 static km_status see_row(void *payload, int64_t index, int32_t layer, const float *logits,
                          int64_t vocab, km_error *err) {
     (void)err;
     const lens_batch *batch = payload;
     const int64_t prompt = batch->first + index;
-    const int64_t slot = prompt * (batch->n_layers + 1) + layer;
-    const int32_t target = batch->targets[prompt];
-    const double lse = km_logits_logsumexp(batch->model, logits, vocab);
-    batch->out->rank[slot] = km_logits_rank(logits, vocab, target);
-    batch->out->logprob[slot] = (double)logits[target] - lse;
-    if (batch->out->entropy != NULL) {
-        batch->out->entropy[slot] = entropy_of(logits, vocab, lse);
-    }
-    if (batch->top_k > 0) {
-        double *top = batch->out->top_logprobs + slot * batch->top_k;
-        find_top(batch->out->top_ids + slot * batch->top_k, top, batch->top_k, logits, vocab);
-        for (int k = 0; k < batch->top_k; k++) {
-            top[k] -= lse;
-        }
-    }
+    km__lens_row(batch->out, batch->model, prompt * (batch->n_layers + 1) + layer,
+                 batch->targets[prompt], batch->top_k, logits, vocab);
     return KM_OK;
 }
 
-static km_status check(const km_model *model, const int64_t *offsets, int64_t n,
-                       const int32_t *targets, int top_k, km_error *err) {
+km_status km__lens_check(const km_model *model, const int64_t *offsets, int64_t n,
+                         const int32_t *targets, int top_k, km_error *err) {
     const int32_t vocab = km_model_config(model)->vocab_size;
     if (top_k < 0 || top_k > vocab) {
         return KM_SET(err, KM_ERANGE, "top_k %d must be in [0, %ld]", top_k, (long)vocab);
@@ -111,7 +116,7 @@ km_status km_lens_run_into(const km_lens_arrays *out, const km_model *model, con
                         .targets = targets,
                         .n_layers = km_model_config(model)->n_layers,
                         .top_k = top_k};
-    KM_TRY(check(model, offsets, n, targets, top_k, err));
+    KM_TRY(km__lens_check(model, offsets, n, targets, top_k, err));
     km__forest_init(&forest, ctx);
     km_tick_init(&tick, ctx, tick_fn, payload, n);
     KM_GO(km_alloc_array((void **)&rows, ctx, n, sizeof *rows, err));

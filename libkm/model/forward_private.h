@@ -191,7 +191,5 @@ KM_NODISCARD km_status km__logits_output(const km__pass *pass, km_error *err);
 void km__lens_keep(const km__pass *pass, int32_t layer);
 /* The same as km__logits_output for the kept rows, from the last layer down. */
 KM_NODISCARD km_status km__logits_lens(const km__pass *pass, km_error *err);
-/* Rows of logits computed together when n are wanted. */
-int64_t km__logits_rows(int64_t n_rows, int64_t vocab);
 
 #endif

@@ -238,6 +238,58 @@ km_status km__logits_lens(const km__pass *pass, km_error *err) {
     return status;
 }
 
+/* ---- streams from elsewhere ---- */
+
+typedef struct unembed_work {
+    const km__pass pass; /* no more than km__norm needs */
+    float *logits, *normed;
+    const float *x;
+    int32_t layer;
+} unembed_work;
+
+static km_status norm_stream_range(void *payload, int64_t begin, int64_t end, int worker,
+                                   km_error *err) {
+    (void)worker;
+    (void)err;
+    const unembed_work *work = payload;
+    const km_model *model = work->pass.model;
+    const int64_t width = model->config.d_model;
+    for (int64_t i = begin; i < end; i++) {
+        km__norm(&work->pass, work->normed + i * width, work->x + i * width,
+                 &model->weights.final_norm);
+    }
+    return KM_OK;
+}
+
+static km_status cap_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)worker;
+    const unembed_work *work = payload;
+    const km_config *config = &work->pass.model->config;
+    for (int64_t i = begin; i < end; i++) {
+        float *row = work->logits + i * config->vocab_size;
+        if (!work->pass.kernels->all_finite(row, config->vocab_size)) {
+            return KM_SET(err, KM_ENUMERIC, "layer %d: logits are not finite", work->layer);
+        }
+        if (config->final_softcap > 0.0f) {
+            work->pass.kernels->softcap(row, config->final_softcap, config->vocab_size);
+        }
+    }
+    return KM_OK;
+}
+
+km_status km__unembed(const km_model *model, float *logits, float *normed, const float *x,
+                      int64_t n, int32_t layer, km_error *err) {
+    const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
+    unembed_work work = {
+        {.model = model, .kernels = km_ctx_kernels(model->ctx)}, logits, normed, x, layer};
+    const km_linear_job job = {logits, normed, &model->weights.unembed, NULL, vocab, width, n};
+    KM_TRY(km_parallel_for(model->ctx, n, 16, norm_stream_range, &work, err));
+    KM_TRY(km_linear_many(model->ctx, &job, 1, err));
+    return km_parallel_for(model->ctx, n, 1, cap_range, &work, err);
+}
+
+/* ---- what is read off one row ---- */
+
 double km_logits_logsumexp(const km_model *model, const float *x, int64_t n) {
     const km_kernels *kernels = km_ctx_kernels(model->ctx);
     float largest = kernels->max(x, n);

@@ -66,6 +66,13 @@ KM_NODISCARD km_status km__weights_check(const km_model *model, km_error *err);
 /* weights.c: allocate storage for every tensor of the configuration and fill it at random. */
 KM_NODISCARD km_status km__weights_randomise(km_model *model, uint64_t seed, km_error *err);
 void km__weights_clear(km_model *model);
+/* logits.c: logits (n, V) of residual streams x (n, D) after the last layer, soft-capped where the
+ * model does so; normed (n, D) becomes their final norm. KM_ENUMERIC, naming `layer`, when some are
+ * not finite. */
+KM_NODISCARD km_status km__unembed(const km_model *model, float *logits, float *normed,
+                                   const float *x, int64_t n, int32_t layer, km_error *err);
+/* logits.c: rows of logits computed together when n are wanted. */
+int64_t km__logits_rows(int64_t n_rows, int64_t vocab);
 /* tokenizer_source.c: build the tokenizer from GGUF metadata or tokenizer.json. */
 KM_NODISCARD km_status km__tokenizer_read(km_tokenizer **out, km_ctx *ctx,
                                           const km_container *container, km_error *err);

@@ -3,6 +3,7 @@
  * works on. tools/check_allocation.py checks that no such function is missing here. */
 #include <unistd.h>
 
+#include "km/affine_lens.h"
 #include "km/arrow.h"
 #include "km/circuit.h"
 #include "km/gradient.h"
@@ -239,6 +240,32 @@ static km_status lens_of_many(fixture *f, km_error *err) {
     int32_t top_ids[32];
     const km_lens_arrays out = {rank, logprob, NULL, top_ids, top_logprobs};
     return km_lens_run_into(&out, f->model, IDS, offsets, 2, targets, 2, 64, NULL, NULL, err);
+}
+
+static km_status affine_lens(fixture *f, km_error *err) {
+    static const int64_t offsets[] = {0, 3, 8};
+    static const int32_t targets[] = {3, 4};
+    const km_config *c = km_model_config(f->model);
+    const size_t vector = (size_t)c->n_layers * (size_t)c->d_model;
+    float *weights = calloc(vector * (size_t)c->d_model, sizeof(float));
+    float *biases = calloc(vector, sizeof(float));
+    int64_t rank[16];
+    double logprob[16], figures[4][64];
+    const km_affine_lens lens = {weights, biases};
+    const km_lens_arrays out = {rank, logprob, NULL, NULL, NULL};
+    const km_affine_lens_arrays compared = {figures[0], figures[1], figures[2], figures[3]};
+    km_status status = KM_OK;
+    assert_true(weights != NULL && biases != NULL && c->n_layers <= 7);
+    KM_GO(km_affine_lens_fit_into(weights, biases, f->model, IDS, offsets, 2, 0.1, 64, NULL, NULL,
+                                  err));
+    KM_GO(km_affine_lens_evaluate_into(&compared, f->model, &lens, IDS, offsets, 2, 64, NULL, NULL,
+                                       err));
+    KM_GO(km_affine_lens_run_into(&out, f->model, &lens, IDS, offsets, 2, targets, 0, 64, NULL,
+                                  NULL, err));
+done:
+    free(weights);
+    free(biases);
+    return status;
 }
 
 static km_status attribution(fixture *f, km_error *err) {
@@ -488,6 +515,7 @@ static const struct {
               {"km_memorization_run", recall},
               {"km_lens_run", lens},
               {"km_lens_run_into", lens_of_many},
+              {"km_affine_lens_fit_into, evaluate_into, run_into", affine_lens},
               {"km_attribution_run_into", attribution},
               {"km_verbatim_run", verbatim},
               {"km_continuations_run", continuations},

@@ -3,6 +3,7 @@
 #ifndef KM_KM_H
 #define KM_KM_H
 
+#include "km/affine_lens.h"
 #include "km/circuit.h"
 #include "km/ctx.h"
 #include "km/error.h"
