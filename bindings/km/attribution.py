@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
+from km.answers import ids_and_text, target_token
 from km.errors import ArgumentError
-from km.lens import first_token, read_prompt
-from km.lens_batch import pack, read_prompts
+from km.lens_batch import pack, read_targets
 from km.progress import Progress, ProgressReporter
 from km.result import Result, make_provenance
 from km.table import Column, Table
@@ -244,7 +244,7 @@ def logit_attribution(
     the MLP's output belongs to the MLP. A final soft cap is left out: the logit before it is split.
     """
     given = list(prompts)
-    ids, tokens = read_prompts(model, given, list(targets), bos)
+    ids, tokens = read_targets(model, given, list(targets), bos)
     others = [-1] * len(ids)
     if contrasts is not None:
         others = _contrasts(model, given, list(contrasts), bos)
@@ -278,11 +278,8 @@ def _contrasts(
         raise ArgumentError(f"{len(prompts)} prompts and {len(contrasts)} contrasts")
     found = []
     for prompt, contrast in zip(prompts, contrasts, strict=True):
-        if isinstance(contrast, str):
-            ids, text = read_prompt(model, prompt, bos)
-            found.append(first_token(model, ids, text, contrast, bos))
-        else:
-            found.append(int(contrast))
+        ids, text = ids_and_text(model, prompt, bos)
+        found.append(target_token(model, ids, text, contrast, bos))
     return found
 
 

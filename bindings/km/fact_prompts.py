@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from km.answers import ids_and_text, target_token
 from km.errors import ArgumentError
-from km.lens import first_token, read_prompt
 from km.recall_plan import resolve_facts
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def _from_mapping(model: Model, row: Mapping[str, Any], bos: bool | None) -> Fac
         raise ArgumentError(
             f"a prompt has prompt, subject, answer, fact and relation, not {sorted(row)}"
         )
-    ids, text = read_prompt(model, row["prompt"], bos)
-    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    ids, text = ids_and_text(model, row["prompt"], bos)
+    shown = text.decode("utf-8", "replace")
     subject, answer = row["subject"], row.get("answer")
     if isinstance(subject, str):
         span = subject_tokens(model, shown, shown.find(subject), subject, bos)
@@ -85,15 +85,13 @@ def _from_mapping(model: Model, row: Mapping[str, Any], bos: bool | None) -> Fac
         subject_ids = ids[span[0] : span[1]]
     if not 0 <= span[0] < span[1] <= len(ids):
         raise ArgumentError(f"subject {subject!r} is not within the prompt {shown!r}")
-    if isinstance(answer, str):
-        answer = first_token(model, ids, text, answer, bos)
     return FactPrompt(
         str(row.get("fact", shown)),
         str(row.get("relation", "")),
         ids,
         shown,
         span,
-        () if answer is None else (int(answer),),
+        () if answer is None else (target_token(model, ids, text, answer, bos),),
         subject_ids,
     )
 
@@ -107,7 +105,7 @@ def _from_relation(
     for fact in relation.facts:
         text = wording.replace("{}", fact.subject)
         ids = model.encode(text, bos=bos)
-        first = [first_token(model, ids, text, answer, bos) for answer in fact.answers]
+        first = [target_token(model, ids, text, answer, bos) for answer in fact.answers]
         yield FactPrompt(
             fact.id,
             relation.name,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from km.errors import ArgumentError
+from km.answers import ids_and_text, target_token
 from km.result import Result, make_provenance, stored_provenance, stored_table
 from km.table import Table
 
@@ -92,10 +92,10 @@ def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: 
     """See :meth:`km.Model.lens`."""
     from km.model import as_ids
 
-    ids, text = read_prompt(model, prompt)
-    token = first_token(model, ids, text, target) if isinstance(target, str) else target
+    ids, text = ids_and_text(model, prompt)
+    token = target_token(model, ids, text, target)
     table = Table.wrap(model._model.lens(as_ids(ids), token, top_k))
-    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    shown = text.decode("utf-8", "replace")
     answer = model.decode([token])
     parameters = {
         "prompt": shown,
@@ -106,52 +106,3 @@ def run_lens(model: Model, prompt: str | bytes | Ids, target: str | int, top_k: 
     }
     provenance = make_provenance(LENS_ID, LENS_VERSION, model, parameters)
     return LensResult(table, provenance, shown, answer)
-
-
-def read_prompt(
-    model: Model, prompt: str | bytes | Ids, bos: bool | None = None
-) -> tuple[list[int], str | bytes]:
-    """Ids and text of a prompt given as either."""
-    from km.model import as_ids
-
-    if isinstance(prompt, str | bytes):
-        return model.encode(prompt, bos=bos), prompt
-    ids = list(as_ids(prompt))
-    return ids, model.decode(ids)
-
-
-def answer_tokens(
-    model: Model,
-    ids: list[int],
-    prompt: str | bytes,
-    answer: str,
-    bos: bool | None = None,
-) -> list[int]:
-    """Tokens of an answer as it continues the prompt; a blank is put between where both touch.
-
-    Raises
-    ------
-    ArgumentError
-        The answer does not start a token of its own.
-    """
-    before = prompt.encode() if isinstance(prompt, str) else prompt
-    after = answer.encode()
-    runs_together = before[-1:] not in b" \n\t" and after[:1] not in b" \n\t"
-    whole = model.encode(before + (b" " if runs_together else b"") + after, bos=bos)
-    if whole[: len(ids)] != ids or len(whole) == len(ids):
-        raise ArgumentError(
-            f"the target {answer!r} does not start a token of its own after this prompt; "
-            "give the token's id instead"
-        )
-    return whole[len(ids) :]
-
-
-def first_token(
-    model: Model,
-    ids: list[int],
-    prompt: str | bytes,
-    target: str,
-    bos: bool | None = None,
-) -> int:
-    """First token of the target as it continues the prompt."""
-    return answer_tokens(model, ids, prompt, target, bos)[0]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km
 from km import recall_summary as summary
+from km.answers import ids_and_text, target_token
 from km.errors import ArgumentError
-from km.lens import first_token, read_prompt
 from km.progress import Progress, ProgressReporter
 from km.result import Result, content_key, make_provenance
 from km.table import Column, Table
@@ -148,7 +148,7 @@ def pack(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.in
     return np.array([t for tokens in ids for t in tokens], dtype=np.int32), offsets
 
 
-def read_prompts(
+def read_targets(
     model: Model,
     prompts: Sequence[str | bytes | Ids],
     targets: Sequence[str | int],
@@ -167,13 +167,11 @@ def read_prompts(
         raise ArgumentError(f"{len(prompts)} prompts and {len(targets)} targets")
     ids, tokens = [], []
     for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        own, text = read_prompt(model, prompt, bos)
+        own, text = ids_and_text(model, prompt, bos)
         if not own:
             raise ArgumentError(f"prompt {i} has no tokens")
         ids.append(own)
-        tokens.append(
-            first_token(model, own, text, target, bos) if isinstance(target, str) else int(target)
-        )
+        tokens.append(target_token(model, own, text, target, bos))
     return ids, tokens
 
 
@@ -228,7 +226,7 @@ def logit_lens(
     A target *leads* from the first layer on at which, and at every later one up to the output, no
     token is more likely; where it never does it is censored, so the survival curve counts it.
     """
-    ids, tokens = read_prompts(model, list(prompts), list(targets), bos)
+    ids, tokens = read_targets(model, list(prompts), list(targets), bos)
     n_layers = int(model.config["n_layers"])
     parameters = {
         "prompts": ids,

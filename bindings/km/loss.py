@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from km.answers import answer_tokens
 from km.errors import ArgumentError
-from km.lens import first_token
 from km.points import is_index
 from km.prompts import Positions, Prompt, each_text, resolve
 
@@ -112,7 +112,7 @@ def _token(model: Model, prompt: Prompt, position: int, target: int | str | None
                 f"the target {target!r} continues a whole text; give a token's id for token ids "
                 "and for positions inside a text"
             )
-        return first_token(model, list(prompt.ids), prompt.text, target, prompt.bos)
+        return answer_tokens(model, list(prompt.ids), prompt.text, target, prompt.bos)[0]
     id, vocab = operator.index(target), model.config["vocab_size"]
     if not 0 <= id < vocab:
         raise ArgumentError(f"target: token {id} is outside the vocabulary of {vocab}")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import stats
+from km.answers import ids_and_text, target_token
 from km.errors import ArgumentError
-from km.lens import first_token, read_prompt
 from km.points import OVER_POSITIONS, Points
 from km.progress import Progress, ProgressReporter
 from km.result import Result, make_provenance
@@ -318,22 +318,17 @@ def read_pair(
     bos: bool | None,
 ) -> Pair:
     """Two prompts of equal length that differ, and the first tokens of their answers."""
-    ids, text = read_prompt(model, clean, bos)
-    other, other_text = read_prompt(model, corrupted, bos)
+    ids, text = ids_and_text(model, clean, bos)
+    other, other_text = ids_and_text(model, corrupted, bos)
     if len(ids) != len(other) or ids == other:
         raise ArgumentError(
             f"{clean!r} has {len(ids)} tokens, {corrupted!r} {len(other)}: they must differ, and "
             "have the same number of tokens"
         )
-    tokens = [
-        first_token(model, ids, text, value, bos) if isinstance(value, str) else int(value)
-        for value in (answer, wrong)
-    ]
+    tokens = [target_token(model, ids, text, value, bos) for value in (answer, wrong)]
     if tokens[0] == tokens[1]:
         raise ArgumentError(f"{answer!r} and {wrong!r} start with the same token")
-    shown = [
-        t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in (text, other_text)
-    ]
+    shown = [t.decode("utf-8", "replace") for t in (text, other_text)]
     return Pair(ids, other, (shown[0], shown[1]), tokens[0], tokens[1])
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import stats
+from km.answers import answer_tokens, ids_and_text
 from km.errors import ArgumentError
-from km.lens import answer_tokens, read_prompt
 from km.points import Points
 from km.progress import Progress, ProgressReporter
 from km.result import Result, make_provenance
@@ -234,7 +234,7 @@ def steering(
 
     width = int(model.config["d_model"])
     where = Points(model).find(point)
-    sets = [[read_prompt(model, p, bos)[0] for p in group] for group in (positive, negative)]
+    sets = [[ids_and_text(model, p, bos)[0] for p in group] for group in (positive, negative)]
     texts, wanted = list(prompts), list(answers)
     _check(model, sets, texts, wanted, layer, where.heads * where.width == width, positions, bos)
     if n_random < 1 or not coefficients:
