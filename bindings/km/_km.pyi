@@ -143,7 +143,8 @@ class Model:
     context : Context
         Threads and memory.
     max_bytes : int
-        Refuse to load when the estimate is larger; 0: what is available.
+        Refuse to load when weights that cannot stay in the mapped file need more; 0: what is
+        available.
 
     Raises
     ------

@@ -61,7 +61,8 @@ typedef struct km_config {
 } km_config;
 
 typedef struct km_model_options {
-    int64_t max_bytes; /* refuse to load when the estimate is larger; 0: what is available */
+    int64_t max_bytes; /* refuse to load when weights that cannot stay in the mapped file as they
+                          are need more; 0: what is available */
 } km_model_options;
 #define KM_MODEL_OPTIONS_INIT {0}
 
