@@ -27,7 +27,7 @@ typedef struct scales {
 } scales;
 
 typedef void (*scales_fn)(scales *s, const unsigned char *p);
-typedef void (*part_fn)(vfloat *out, const unsigned char *p, const scales *s, int j);
+typedef void (*part_fn)(vfloat *out, const unsigned char *p, const float *d, int j);
 
 /* ---- small numbers to floats ---- */
 
@@ -168,8 +168,8 @@ INLINE void no_scales(scales *s, const unsigned char *p) {
     (void)p;
 }
 
-INLINE void f32_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
-    (void)s;
+INLINE void f32_part(vfloat *out, const unsigned char *p, const float *d, int j) {
+    (void)d;
     (void)j;
 #pragma GCC unroll 8
     for (int i = 0; i < STEPS; i++) {
@@ -177,8 +177,8 @@ INLINE void f32_part(vfloat *out, const unsigned char *p, const scales *s, int j
     }
 }
 
-INLINE void f16_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
-    (void)s;
+INLINE void f16_part(vfloat *out, const unsigned char *p, const float *d, int j) {
+    (void)d;
     (void)j;
 #pragma GCC unroll 8
     for (int i = 0; i < STEPS; i++) {
@@ -186,8 +186,8 @@ INLINE void f16_part(vfloat *out, const unsigned char *p, const scales *s, int j
     }
 }
 
-INLINE void bf16_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
-    (void)s;
+INLINE void bf16_part(vfloat *out, const unsigned char *p, const float *d, int j) {
+    (void)d;
     (void)j;
 #pragma GCC unroll 8
     for (int i = 0; i < STEPS; i++) {
@@ -224,11 +224,12 @@ INLINE void scale(vfloat *out, float d, int n) {
     }
 }
 
-/* out = d * out + m */
+/* out = d * out + m. The product of a scale and a number of at most five bits is exact, so a fused
+ * multiply-add rounds as the two operations do. */
 INLINE void scale_and_add(vfloat *out, float d, float m, int n) {
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
-        out[i] = v_set(d) * out[i] + v_set(m);
+        out[i] = v_fma(v_set(d), out[i], v_set(m));
     }
 }
 
@@ -247,38 +248,38 @@ INLINE vfloat look_up(vfloat table, bytes q, unsigned int shift) {
 }
 #endif
 
-INLINE void q8_0_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q8_0_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     (void)j;
     signed_floats(out, load_bytes(p + 2));
     signed_floats(out + HALF, load_bytes(p + 18));
-    scale(out, s->d[0], STEPS);
+    scale(out, d[0], STEPS);
 }
 
-INLINE void q4_0_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q4_0_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     (void)j;
     const bytes q = load_bytes(p + 2);
 #if defined(__AVX512F__)
-    const vfloat table = v_set(s->d[0]) * table_of(8.0f);
+    const vfloat table = v_set(d[0]) * table_of(8.0f);
     out[0] = look_up(table, q, 0);
     out[1] = look_up(table, q, 4);
 #else
     signed_floats(out, (q & 15) - 8);
     signed_floats(out + HALF, (q >> 4) - 8);
-    scale(out, s->d[0], STEPS);
+    scale(out, d[0], STEPS);
 #endif
 }
 
-INLINE void q4_1_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q4_1_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     (void)j;
     const bytes q = load_bytes(p + 4);
 #if defined(__AVX512F__)
-    const vfloat table = v_set(s->d[0]) * table_of(0.0f) + v_set(s->d[1]);
+    const vfloat table = v_fma(v_set(d[0]), table_of(0.0f), v_set(d[1]));
     out[0] = look_up(table, q, 0);
     out[1] = look_up(table, q, 4);
 #else
     unsigned_floats(out, q & 15);
     unsigned_floats(out + HALF, q >> 4);
-    scale_and_add(out, s->d[0], s->d[1], STEPS);
+    scale_and_add(out, d[0], d[1], STEPS);
 #endif
 }
 
@@ -291,22 +292,22 @@ INLINE void five_bits(bytes *q, const unsigned char *low, const unsigned char *h
     q[1] = (nibbles >> 4) | spread_bits(bits >> 16, 16);
 }
 
-INLINE void q5_0_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q5_0_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     (void)j;
     bytes q[2];
     five_bits(q, p + 6, p + 2);
     signed_floats(out, q[0] - 16);
     signed_floats(out + HALF, q[1] - 16);
-    scale(out, s->d[0], STEPS);
+    scale(out, d[0], STEPS);
 }
 
-INLINE void q5_1_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q5_1_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     (void)j;
     bytes q[2];
     five_bits(q, p + 8, p + 4);
     unsigned_floats(out, q[0]);
     unsigned_floats(out + HALF, q[1]);
-    scale_and_add(out, s->d[0], s->d[1], STEPS);
+    scale_and_add(out, d[0], d[1], STEPS);
 }
 
 /* ---- super-blocks of 256 ---- */
@@ -336,26 +337,26 @@ INLINE bytes nibbles_of(const unsigned char *p, int j) {
     return (load_bytes(p) >> (uint8_t)(4 * (j & 1))) & 15;
 }
 
-INLINE void q4_k_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q4_k_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     const unsigned char *low = p + 16 + 32 * (j / 2);
 #if defined(__AVX512F__)
-    const vfloat table = v_set(s->d[j]) * table_of(0.0f) + v_set(s->d[8 + j]);
+    const vfloat table = v_fma(v_set(d[j]), table_of(0.0f), v_set(d[8 + j]));
     out[0] = look_up(table, load_bytes(low), 4 * (unsigned int)(j & 1));
     out[1] = look_up(table, load_bytes(low + 16), 4 * (unsigned int)(j & 1));
 #else
     unsigned_floats(out, nibbles_of(low, j));
     unsigned_floats(out + HALF, nibbles_of(low + 16, j));
-    scale_and_add(out, s->d[j], s->d[8 + j], STEPS);
+    scale_and_add(out, d[j], d[8 + j], STEPS);
 #endif
 }
 
-INLINE void q5_k_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q5_k_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     const unsigned char *low = p + 48 + 32 * (j / 2);
     const bytes first = (load_bytes(p + 16) >> (uint8_t)j) & 1;
     const bytes second = (load_bytes(p + 32) >> (uint8_t)j) & 1;
     unsigned_floats(out, nibbles_of(low, j) | first << 4);
     unsigned_floats(out + HALF, nibbles_of(low + 16, j) | second << 4);
-    scale_and_add(out, s->d[j], s->d[8 + j], STEPS);
+    scale_and_add(out, d[j], d[8 + j], STEPS);
 }
 
 /* d[i]: scale of the i-th 16 elements */
@@ -366,7 +367,7 @@ INLINE void q6_k_scales(scales *s, const unsigned char *p) {
     store(s->d, v, HALF);
 }
 
-INLINE void q6_k_part(vfloat *out, const unsigned char *p, const scales *s, int j) {
+INLINE void q6_k_part(vfloat *out, const unsigned char *p, const float *d, int j) {
     const uint8_t low_shift = (uint8_t)(4 * ((j & 2) >> 1)), high_shift = (uint8_t)(2 * (j & 3));
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
@@ -374,7 +375,7 @@ INLINE void q6_k_part(vfloat *out, const unsigned char *p, const scales *s, int 
         const bytes high = load_bytes(p + 128 + 32 * (j / 4) + 16 * i);
         const bytes q = ((low >> low_shift) & 15) | ((high >> high_shift) & 3) << 4;
         signed_floats(out + HALF * i, q - 32);
-        scale(out + HALF * i, s->d[2 * j + i], HALF);
+        scale(out + HALF * i, d[2 * j + i], HALF);
     }
 }
 
@@ -383,9 +384,8 @@ INLINE void q6_k_part(vfloat *out, const unsigned char *p, const scales *s, int 
 /* A block shorter than 32 elements: `size` bytes an element, zeros after the last of n. */
 INLINE void short_part(vfloat *out, const unsigned char *p, int64_t n, int size, part_fn part) {
     unsigned char padded[128] = {0};
-    scales none = {{0.0f}};
     memcpy(padded, p, (size_t)(n * size));
-    part(out, padded, &none, 0);
+    part(out, padded, NULL, 0);
 }
 
 /* `elements` and `size` of a block are constants; only floats have rows that end within 32. */
@@ -397,7 +397,7 @@ INLINE void convert(float *dst, const unsigned char *p, int64_t n, int elements,
         unpack(&s, p);
 #pragma GCC unroll 8
         for (int j = 0; j < elements / 32; j++, dst += 32) {
-            part(v, p, &s, j);
+            part(v, p, s.d, j);
             store(dst, v, STEPS);
         }
     }
@@ -422,14 +422,57 @@ INLINE void short_products(vfloat sums[4], const unsigned char *const rows[4], c
     }
 }
 
-/* Ask for what is PREFETCH bytes on: rows lie one after the other, and four streams that each end
- * after a few hundred bytes are more than the processor's own prefetching follows. */
-INLINE void prefetch_part(const unsigned char *p, int j, int elements, int size) {
-    const int part_size = size / (elements / 32);
-    const uintptr_t ahead = (uintptr_t)p + PREFETCH + (uintptr_t)(j * part_size);
-    __builtin_prefetch((const void *)ahead);
-    if (part_size > 64) {
-        __builtin_prefetch((const void *)(ahead + 64));
+/* Ask for what is PREFETCH bytes on from the next n_bytes of four rows: rows lie one after the
+ * other, and four streams that each end after a few hundred bytes are more than the processor's own
+ * prefetching follows. */
+INLINE void prefetch_rows(const unsigned char *const rows[4], int64_t n_bytes) {
+    for (int i = 0; i < 4; i++) {
+        for (int64_t at = 0; at < n_bytes; at += 64) {
+            __builtin_prefetch((const void *)((uintptr_t)rows[i] + PREFETCH + (uintptr_t)at));
+        }
+    }
+}
+
+/* The two halves each block of four rows begins with, as floats: those of row i and block b from
+ * out[8 b + 2 i] on. With vectors of 8, filling one from memory saves shuffles that the conversion
+ * of the numbers has enough of; with those of 16 it gained nothing. */
+#if LANES == 8
+#define UNPACK_AHEAD 1
+INLINE void unpack_halves(float *out, const unsigned char *const rows[4], int64_t n_blocks,
+                          int size) {
+    unsigned char halves[16 * KM_SUM_BLOCK / 32];
+    for (int64_t b = 0; b < n_blocks; b++) {
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < 4; i++) {
+            memcpy(halves + 16 * b + 4 * i, rows[i] + b * size, 4);
+        }
+    }
+    for (int64_t b = 0; b < n_blocks; b++) {
+        v_store(out + 8 * b, halves_at(halves + 16 * b));
+    }
+}
+#else
+#define UNPACK_AHEAD 0
+INLINE void unpack_halves(float *out, const unsigned char *const rows[4], int64_t n_blocks,
+                          int size) {
+    (void)out;
+    (void)rows;
+    (void)n_blocks;
+    (void)size;
+}
+#endif
+
+/* Part j of four rows with its sums. */
+INLINE void add_part(vfloat sums[4], const unsigned char *const rows[4], const float *x,
+                     const float *const d[4], int j, part_fn part) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        vfloat v[STEPS];
+        part(v, rows[i], d[i], j);
+#pragma GCC unroll 8
+        for (int t = 0; t < STEPS; t++) {
+            sums[i] = v_fma(v_load(x + LANES * t), v[t], sums[i]);
+        }
     }
 }
 
@@ -437,24 +480,25 @@ INLINE void prefetch_part(const unsigned char *p, int j, int elements, int size)
 INLINE vquad four_products(const unsigned char *rows[4], const float *x, int64_t n, int elements,
                            int size, scales_fn unpack, part_fn part) {
     vfloat sums[4] = {v_set(0.0f), v_set(0.0f), v_set(0.0f), v_set(0.0f)};
-    for (; n >= elements; n -= elements) {
+    prefetch_rows(rows, n / elements * size);
+    float halves[8 * KM_SUM_BLOCK / 32];
+    const bool ahead = UNPACK_AHEAD && unpack == d_m_scales;
+    if (ahead) {
+        unpack_halves(halves, rows, n / elements, size);
+    }
+    for (int64_t b = 0; n >= elements; n -= elements, b++) {
         scales s[4];
+        const float *d[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            unpack(&s[i], rows[i]);
+            if (!ahead) {
+                unpack(&s[i], rows[i]);
+            }
+            d[i] = ahead ? halves + 8 * b + 2 * i : s[i].d;
         }
 #pragma GCC unroll 8
         for (int j = 0; j < elements / 32; j++, x += 32) {
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                vfloat v[STEPS];
-                prefetch_part(rows[i], j, elements, size);
-                part(v, rows[i], &s[i], j);
-#pragma GCC unroll 8
-                for (int t = 0; t < STEPS; t++) {
-                    sums[i] = v_fma(v_load(x + LANES * t), v[t], sums[i]);
-                }
-            }
+            add_part(sums, rows, x, d, j, part);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
