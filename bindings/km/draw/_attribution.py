@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, interval, records, visible
+from km.draw._common import figure, footnote, hover, interval, model_name, records, visible
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -63,8 +63,7 @@ def attribution(
         for row in rows
         if row["layer"] is None and abs(row["mean"]) > 0.01 * largest
     )
-    origin = getattr(source, "provenance", None) or {}
-    of = (origin.get("model") or {}).get("name", "") if model is None else model
+    of = model_name(source, model)
     shown = visible(title or "Direct logit attribution")
     subtitle = visible(
         f"Mean logits that each head and MLP{f' of {of}' if of else ''} adds to the answer "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, token, visible
+from km.draw._common import figure, footnote, hover, model_name, token, visible
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -68,8 +68,7 @@ def causal_trace(
         Something is missing, or there are more than 80 tokens.
     """
     grid = _data(source, fact, kind)
-    origin = getattr(source, "provenance", None) or {}
-    name = (origin.get("model") or {}).get("name", "") if model is None else model
+    name = model_name(source, model)
     low, high = float(grid["low"]), float(grid["high"])
     values = [[float(p) - low for p in row] for row in grid["scores"]]
     layers = [str(layer) for layer in grid.get("layers", range(len(values[0])))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, records, share, visible
+from km.draw._common import figure, footnote, hover, model_name, records, share, visible
 from km.picture import Picture
 
 HEIGHT = 17.0
@@ -153,8 +153,7 @@ def circuit(
     shape = heads or parameters.get("heads")
     names = {row[end] for row in drawn for end in ("source", "target")}
     groups = _groups(names, shape)
-    origin = getattr(source, "provenance", None) or {}
-    of = (origin.get("model") or {}).get("name", "") if model is None else model
+    of = model_name(source, model)
     if not title and parameters.get("prompts"):
         title = f"{parameters['prompts'][0].strip()} → {parameters['answers'][0].strip()}"
     shown = hover(title or "Knowledge circuit")

@@ -140,6 +140,14 @@ def records(source: Any) -> list[dict[str, Any]]:
     return [dict(row) for row in source]
 
 
+def model_name(source: Any, given: str | None = None) -> str:
+    """The given name, or that of the model a km result was measured on; "" where none is known."""
+    if given is not None:
+        return given
+    origin = getattr(source, "provenance", None) or {}
+    return str((origin.get("model") or {}).get("name", ""))
+
+
 def footnote(source: Any, given: str | None) -> str:
     """The given footnote, or the provenance of a km result in one line."""
     if given is not None:

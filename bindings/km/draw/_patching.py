@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, interval, records, token, visible
+from km.draw._common import figure, footnote, hover, interval, model_name, records, token, visible
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -74,7 +74,7 @@ def patching(
     runs = records(source.pairs)
     verb = "clean into corrupted" if direction == "denoising" else "corrupted into clean"
     shown = visible(title or f"Activation patching: {name}")
-    model = (source.provenance.get("model") or {}).get("name", "")
+    model = model_name(source)
     subtitle = visible(
         f"{direction.capitalize()} ({verb}){f', {model}' if model else ''}, "
         f"n = {n:,} pair{'' if n == 1 else 's'}. Squares: share of the difference between the runs "
