@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from km import scores as scores
     from km import stats as stats
     from km._km import Context as Context
+    from km.affine_lens import AffineLens as AffineLens
+    from km.affine_lens import AffineLensEvaluation as AffineLensEvaluation
     from km.attribution import LogitAttribution as LogitAttribution
     from km.attribution import logit_attribution as logit_attribution
     from km.circuits import KnowledgeCircuit as KnowledgeCircuit
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a name whose place is "" is a submodule.
 _PLACES = {
+    "AffineLens": "affine_lens",
+    "AffineLensEvaluation": "affine_lens",
     "ArgumentError": "errors",
     "Beam": "decoders",
     "BusyError": "errors",
