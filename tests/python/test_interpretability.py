@@ -295,7 +295,7 @@ def capitals() -> km.datasets.Relation:
 def neurons(model: km.Model, capitals: km.datasets.Relation) -> Any:
     """The neurons of two facts, and the knowledge base they are recorded in."""
     with km.KnowledgeBase(":memory:") as kb:
-        options: dict[str, Any] = {"steps": 3, "n_random": 2, "rule": "midpoint"}
+        options: dict[str, Any] = {"steps": 10, "n_random": 2, "rule": "midpoint"}
         yield km.knowledge_neurons(model, capitals, [0, 1, 2, 3], kb=kb, **options), kb
 
 
