@@ -25,6 +25,16 @@ static inline km_ctx *make_ctx(int threads, const char *cpu) {
     return ctx;
 }
 
+/* Greatest depth + 1. */
+static inline int64_t count_positions(const forest *f) {
+    int64_t positions = 0, depth[MAX_NODES];
+    for (int64_t i = 0; i < f->n; i++) {
+        depth[i] = f->parent[i] < 0 ? 1 : depth[f->parent[i]] + 1;
+        positions = depth[i] > positions ? depth[i] : positions;
+    }
+    return positions;
+}
+
 static inline void fill_ids(forest *f, int32_t vocab) {
     for (int64_t i = 0; i < f->n; i++) {
         f->ids[i] = (int32_t)km_random_below((uint64_t)vocab, 3, 1, (uint64_t)i);

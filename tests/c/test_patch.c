@@ -4,15 +4,6 @@
 
 enum { N = 30 };
 
-static int64_t count_positions(const forest *f) {
-    int64_t positions = 0, depth[MAX_NODES];
-    for (int64_t i = 0; i < f->n; i++) {
-        depth[i] = f->parent[i] < 0 ? 1 : depth[f->parent[i]] + 1;
-        positions = depth[i] > positions ? depth[i] : positions;
-    }
-    return positions;
-}
-
 static bool is_split(km_point point) {
     return point == KM_POINT_Q_INPUT || point == KM_POINT_K_INPUT || point == KM_POINT_V_INPUT ||
            point == KM_POINT_MLP_INPUT;

@@ -4,15 +4,6 @@
 
 enum { N = 45 };
 
-static int64_t count_positions(const forest *f) {
-    int64_t positions = 0, depth[MAX_NODES];
-    for (int64_t i = 0; i < f->n; i++) {
-        depth[i] = f->parent[i] < 0 ? 1 : depth[f->parent[i]] + 1;
-        positions = depth[i] > positions ? depth[i] : positions;
-    }
-    return positions;
-}
-
 /* All activations of one point: (n, heads, width). */
 static float *read_all(const km_model *model, const forest *f, km_point point, int32_t layer) {
     const km_config *c = &model->config;
