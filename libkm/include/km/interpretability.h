@@ -1,7 +1,6 @@
-/* km/interpretability.h: what happens inside a model on the way to an answer: logit lens, direct
- * logit attribution, affine lenses, and runs with changed activations (causal tracing, activation
- * patching, steering). Letters as in km/model.h. Definitions, sources, controls:
- * docs/measures/interventions.md.
+/* km/interpretability.h: what happens inside a model on the way to an answer: the logit lens, and
+ * direct logit attribution. Fitted lenses: km/affine_lens.h. Letters as in km/model.h. Definitions,
+ * sources, controls: docs/measures/interventions.md.
  */
 #ifndef KM_INTERPRETABILITY_H
 #define KM_INTERPRETABILITY_H
