@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from km import _km
 from km.errors import ArgumentError, ShapeError
-from km.points import OVER_POSITIONS, WITH_HEADS, Choice, Point, choose
+from km.points import (
+    ADD,
+    OVER_POSITIONS,
+    PROJECT_OUT,
+    SCALE,
+    SET,
+    WITH_HEADS,
+    Choice,
+    Point,
+    choose,
+)
 from km.prompts import Positions
 
 if TYPE_CHECKING:
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
 
     from km.trace import Trace
 
-_SET, _ADD, _SCALE, _PROJECT_OUT = range(4)
 _KINDS = ("set", "add", "scale", "project_out")
 _AXES = ("layers", "positions", "heads", "elements")
 
@@ -67,15 +76,15 @@ class Site:
             Broadcast, by numpy's rules, to (layers, positions, heads, elements); without the axis
             of layers or heads where the point has none.
         """
-        return Patch(self, _SET, self._values(values, "values"), 1.0)
+        return Patch(self, SET, self._values(values, "values"), 1.0)
 
     def add(self, values: ArrayLike, factor: float = 1.0) -> Patch:
         """Add factor * values, which are broadcast as those of :meth:`set`."""
-        return Patch(self, _ADD, self._values(values, "values"), _number(factor))
+        return Patch(self, ADD, self._values(values, "values"), _number(factor))
 
     def scale(self, factor: float) -> Patch:
         """Multiply by a factor; 0 removes what is there."""
-        return Patch(self, _SCALE, None, _number(factor))
+        return Patch(self, SCALE, None, _number(factor))
 
     def project_out(self, direction: ArrayLike) -> Patch:
         """Remove the component along a direction, of each head's own elements."""
@@ -86,7 +95,7 @@ class Site:
         values = self._values(direction, "direction")
         if not (values * values).sum(-1).all():
             raise ArgumentError("project_out: direction is zero")
-        return Patch(self, _PROJECT_OUT, values, 1.0)
+        return Patch(self, PROJECT_OUT, values, 1.0)
 
     def from_trace(
         self, trace: Trace, *, text: int = 0, positions: Positions | None = None

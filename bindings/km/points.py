@@ -30,6 +30,8 @@ WITH_HEADS = frozenset(
 )
 # Points whose width is the number of positions.
 OVER_POSITIONS = frozenset({"attn_scores", "attn_pattern"})
+# What a patch does, as km_patch_kind numbers it.
+SET, ADD, SCALE, PROJECT_OUT = range(4)
 
 
 class Point(NamedTuple):

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import _km
+from km.points import ADD as ADD
+from km.points import SCALE as SCALE
+from km.points import SET as SET
 from km.points import Points
 
 if TYPE_CHECKING:
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from km.model import Model
-
-SET, ADD, SCALE, PROJECT_OUT = range(4)
 
 
 class Change(NamedTuple):
@@ -29,7 +30,7 @@ class Change(NamedTuple):
     position : int
         Token of the prompt.
     kind : int
-        SET, ADD, SCALE or PROJECT_OUT.
+        SET, ADD or SCALE.
     point : str
     layer : int
     offset : int
