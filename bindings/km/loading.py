@@ -151,8 +151,8 @@ def load(
     cpu : {"v1", "v3", "v4"}, optional
         Instruction set; default: KM_CPU, or the best this machine runs.
     max_bytes : int, optional
-        Refuse to load when weights that cannot stay in the mapped file as they are (transposed or
-        reordered ones, edits, norms in half precision) need more; default: what is available.
+        Refuse to load when weights that cannot stay in the mapped file as they are (such as
+        transposed matrices and norms in half precision) need more; default: what is available.
     revision : str, optional
         Of "org/name": a branch, a tag or a commit; default "main".
 

@@ -1,6 +1,5 @@
 /* kernels.h: the loops compiled once per instruction set (v1 baseline x86-64, v3 AVX2, v4 AVX-512;
- * neon on aarch64). One table of function pointers a variant; km_ctx
- * holds the chosen one. */
+ * neon on aarch64). One table of function pointers a variant; km_ctx holds the chosen one. */
 #ifndef KM_TENSOR_KERNELS_H
 #define KM_TENSOR_KERNELS_H
 

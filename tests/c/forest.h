@@ -13,18 +13,6 @@ typedef struct forest {
     int64_t n;
 } forest;
 
-static inline km_ctx *make_ctx(int threads, const char *cpu) {
-    km_ctx_options options = {threads, cpu, NULL};
-    km_ctx *ctx = NULL;
-    km_error err = KM_ERROR_INIT;
-    km_status status = km_ctx_new(&ctx, &options, &err);
-    if (status == KM_EUNSUPPORTED) {
-        return NULL; /* this machine has no such instructions */
-    }
-    assert_int_equal(status, KM_OK);
-    return ctx;
-}
-
 /* Greatest depth + 1. */
 static inline int64_t count_positions(const forest *f) {
     int64_t positions = 0, depth[MAX_NODES];

@@ -95,6 +95,16 @@ static inline km_ctx *km_test_variant(int n_threads, const char *cpu) {
     return status == KM_OK ? ctx : NULL;
 }
 
+/* Run a check, which says whether it could, on every CPU variant: at least one must run. */
+static inline void km_test_variants(bool (*check)(const char *cpu)) {
+    static const char *const cpus[] = KM_TEST_CPUS;
+    int n_run = 0;
+    for (int i = 0; i < KM_TEST_N_CPUS; i++) {
+        n_run += check(cpus[i]);
+    }
+    assert_true(n_run >= 1);
+}
+
 /* cmocka setup and teardown: *state is a context of two threads. */
 static inline int km_test_setup(void **state) {
     *state = km_test_ctx(2);

@@ -119,7 +119,7 @@ static void test_bits_follow_from_the_ancestors(void **state) {
     (void)state;
     static const char *const cpus[] = KM_TEST_CPUS;
     for (int i = 0; i < KM_TEST_N_CPUS; i++) {
-        km_ctx *ctx = make_ctx(2, cpus[i]);
+        km_ctx *ctx = km_test_variant(2, cpus[i]);
         for (int c = 0; ctx != NULL && c < N_SYNTHETIC; c++) {
             check_model(ctx, synthetic_config(c));
         }
@@ -130,7 +130,7 @@ static void test_bits_follow_from_the_ancestors(void **state) {
 /* Heads as wide as those of real models, so that no product is all edge. */
 static void test_wide_heads(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     km_config c = llama_config();
     c.n_heads = 3;
     c.n_kv_heads = 1;
@@ -149,7 +149,7 @@ static void test_wide_heads(void **state) {
  * of its heads' dimensions, swapped computes the same function. */
 static void test_another_order_gives_other_bits(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(1, NULL);
+    km_ctx *ctx = km_test_ctx(1);
     synthetic s;
     forest *f = malloc(sizeof *f);
     seen before, after;

@@ -67,7 +67,7 @@ static void test_every_variant_agrees_with_double_precision(void **state) {
     (void)state;
     static const char *const cpus[] = KM_TEST_CPUS;
     for (int i = 0; i < KM_TEST_N_CPUS; i++) {
-        km_ctx *ctx = make_ctx(2, cpus[i]);
+        km_ctx *ctx = km_test_variant(2, cpus[i]);
         if (ctx != NULL) {
             for (int c = 0; c < N_SYNTHETIC; c++) {
                 compare_forests(ctx, synthetic_config(c));
@@ -80,7 +80,7 @@ static void test_every_variant_agrees_with_double_precision(void **state) {
 /* Heads without groups, tied llama, windows without full layers, full layers without windows. */
 static void test_other_configurations(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(1, NULL);
+    km_ctx *ctx = km_test_ctx(1);
     km_config c = llama_config();
     c.n_kv_heads = c.n_heads;
     c.tied_embeddings = true;
@@ -104,7 +104,7 @@ static void test_other_configurations(void **state) {
 static void test_rope_factors_of_the_file(void **state) {
     (void)state;
     static const float factors[] = {1.0f, 2.5f, 8.0f, 32.0f};
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic s;
     forest f;
     synthetic_init(&s, ctx, llama3_config());
@@ -120,7 +120,7 @@ static void test_same_bits_for_any_thread_count(void **state) {
     static const int threads[] = {1, 2, 7};
     seen s[3];
     for (int i = 0; i < 3; i++) {
-        km_ctx *ctx = make_ctx(threads[i], NULL);
+        km_ctx *ctx = km_test_ctx(threads[i]);
         synthetic model;
         forest f;
         synthetic_init(&model, ctx, gemma_config());
@@ -140,7 +140,7 @@ static void test_same_bits_for_any_thread_count(void **state) {
 
 static void test_a_tree_is_its_sequences(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     forest f, path;
     seen tree, alone;
@@ -169,7 +169,7 @@ static void test_a_tree_is_its_sequences(void **state) {
 static void test_rows_are_what_was_asked(void **state) {
     (void)state;
     static const int64_t rows[] = {140, 3, 3, 77}, lens_rows[] = {9, 140};
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     forest f;
     seen all, some;
@@ -220,7 +220,7 @@ static bool open_until(void *payload, int64_t index, int32_t layer) {
 static void test_lens_rows_close(void **state) {
     (void)state;
     enum { N_ROWS = 40 };
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     forest f;
     seen all, some;
@@ -258,7 +258,7 @@ static void test_lens_rows_close(void **state) {
 
 static void test_log_probabilities_of_a_sequence(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     forest f;
     synthetic_init(&model, ctx, llama_config());
@@ -305,7 +305,7 @@ static void expect_status(const km_model *model, km_forward_request request, km_
 
 static void test_bad_requests_are_refused(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     synthetic_init(&model, ctx, llama_config());
     model.model.config.context_length = 3;
@@ -343,7 +343,7 @@ static void test_bad_requests_are_refused(void **state) {
 
 static void test_nan_is_an_error_that_says_where(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     synthetic_init(&model, ctx, llama_config());
     int32_t ids[] = {1, 2, 3};
@@ -384,7 +384,7 @@ static km_status cancel(void *payload, int64_t index, int32_t layer, const float
 
 static void test_callback_and_cancellation_stop_the_pass(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic model;
     forest f;
     atomic_int calls = 0;
@@ -430,7 +430,7 @@ static void test_every_failing_allocation_is_reported(void **state) {
 /* A pass that cannot fit is refused before anything is allocated. */
 static void test_a_pass_too_large_is_refused(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(1, NULL);
+    km_ctx *ctx = km_test_ctx(1);
     synthetic model;
     synthetic_init(&model, ctx, llama_config());
     model.model.config.vocab_size = INT32_MAX;
@@ -451,7 +451,7 @@ static void test_a_pass_too_large_is_refused(void **state) {
 
 static void test_reductions_over_logits(void **state) {
     (void)state;
-    km_ctx *ctx = make_ctx(1, NULL);
+    km_ctx *ctx = km_test_ctx(1);
     synthetic model;
     synthetic_init(&model, ctx, llama_config());
     float x[] = {1.0f, 3.0f, 3.0f, -2.0f, 1.0f};

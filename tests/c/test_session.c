@@ -273,7 +273,7 @@ static void test_after_fork(void **state) {
 #if defined(__SANITIZE_THREAD__)
     skip(); /* ThreadSanitizer cannot follow threads started after fork() */
 #endif
-    km_ctx *ctx = make_ctx(2, NULL);
+    km_ctx *ctx = km_test_ctx(2);
     synthetic s;
     forest *f = malloc(sizeof *f);
     km_error err = KM_ERROR_INIT;
