@@ -215,8 +215,11 @@ class AffineLens:
         Raises
         ------
         ArgumentError
-            Texts are missing or too short, or overlap with those the lens was fitted on.
+            Texts are missing or too short, or overlap with those the lens was fitted on; or the
+            confidence is none.
         """
+        if not 0.0 < confidence < 1.0:
+            raise ArgumentError(f"confidence is {confidence}; it must lie between 0 and 1")
         bos = self.provenance["parameters"]["bos"]
         ids = _read_texts(self.model, texts, bos)
         _check_overlap(self.texts, ids)

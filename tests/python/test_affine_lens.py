@@ -189,6 +189,8 @@ def test_bad_arguments(llama: km.Model) -> None:
         km.AffineLens.fit(llama, [texts[0] * 2])
     with pytest.raises(km.ArgumentError, match="ridge is 0"):
         km.AffineLens.fit(llama, texts, ridge=0.0)
+    with pytest.raises(km.ArgumentError, match="confidence is 1"):
+        km.AffineLens.fit(llama, texts).evaluate(make_texts(1, 12), confidence=1.0)
     with pytest.raises(km.ArgumentError, match="top_k is 0"):
         km.AffineLens.fit(llama, texts)(texts[0], 5, top_k=0)
 
