@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
+from km.arguments import whole_number
 from km.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -56,8 +56,12 @@ def target_token(
     prompt: str | bytes,
     target: str | int,
     bos: bool | None = None,
+    name: str = "target",
 ) -> int:
-    """The token meant: an id, or the first token of a text as it continues the prompt."""
+    """The token meant: an id, or the first token of a text as it continues the prompt.
+
+    Errors call it by its `name`.
+    """
     if isinstance(target, str):
         return answer_tokens(model, ids, prompt, target, bos)[0]
-    return operator.index(target)
+    return whole_number(name, target, 0, int(model.config["vocab_size"]) - 1)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
-from km.answers import ids_and_text, target_token
-from km.errors import ArgumentError
+from km.arguments import MOST_TOKENS, coverage, several, whole_number
 from km.lens_batch import pack, read_targets
 from km.progress import Progress, ProgressReporter
 from km.result import Result, make_provenance
@@ -195,9 +194,9 @@ def _evidence(result: LogitAttribution, parts: NDArray[np.float64]) -> list[dict
 
 def logit_attribution(
     model: Model,
-    prompts: Iterable[str | bytes | Ids],
-    targets: Iterable[str | int],
-    contrasts: Iterable[str | int] | None = None,
+    prompts: str | bytes | Ids | Iterable[str | bytes | Ids],
+    targets: str | int | Iterable[str | int],
+    contrasts: str | int | Iterable[str | int] | None = None,
     *,
     bos: bool | None = None,
     control: bool = True,
@@ -210,11 +209,11 @@ def logit_attribution(
     Parameters
     ----------
     model : Model
-    prompts : iterable of str, bytes or token ids
-    targets : iterable of str or int
+    prompts : str, bytes or token ids, or an iterable of them
+    targets : str or int, or an iterable of them
         One a prompt: the token as an id, or as the text that continues the prompt, of which the
         first token is taken.
-    contrasts : iterable of str or int, optional
+    contrasts : str or int, or an iterable of them, optional
         One a prompt: split the lead of the target's logit over this token's.
     bos : bool, optional
         Start prompts with the beginning-of-sequence token; None: what the model file says.
@@ -243,11 +242,13 @@ def logit_attribution(
     logit (Elhage et al. 2021). A norm on attention's output (Gemma) is held in the same way; one on
     the MLP's output belongs to the MLP. A final soft cap is left out: the logit before it is split.
     """
-    given = list(prompts)
-    ids, tokens = read_targets(model, given, list(targets), bos)
+    given = several("prompts", prompts, of_ids=True)
+    ids, tokens = read_targets(model, given, targets, bos)
     others = [-1] * len(ids)
     if contrasts is not None:
-        others = _contrasts(model, given, list(contrasts), bos)
+        _, others = read_targets(model, given, contrasts, bos, "contrasts")
+    confidence = coverage(confidence)
+    batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
     rounds = 2 if control and len(ids) > 1 else 1
     with ProgressReporter(progress, "attribution", unit="prompts", total=rounds * len(ids)) as bar:
         parts, logits = _run(model, ids, tokens, others, batch_tokens, bar)
@@ -269,18 +270,6 @@ def logit_attribution(
     provenance = make_provenance(ATTRIBUTION_ID, ATTRIBUTION_VERSION, model, parameters)
     labels = _labels(int(config["n_layers"]), int(config["n_heads"]))
     return LogitAttribution(parts, logits, shuffled, labels, provenance)
-
-
-def _contrasts(
-    model: Model, prompts: Sequence[Any], contrasts: Sequence[str | int], bos: bool | None
-) -> list[int]:
-    if len(contrasts) != len(prompts):
-        raise ArgumentError(f"{len(prompts)} prompts and {len(contrasts)} contrasts")
-    found = []
-    for prompt, contrast in zip(prompts, contrasts, strict=True):
-        ids, text = ids_and_text(model, prompt, bos)
-        found.append(target_token(model, ids, text, contrast, bos))
-    return found
 
 
 def _run(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import _km
+from km.arguments import whole_number
 from km.errors import ArgumentError
 from km.patch_sweep import read_pair
 from km.progress import Progress, ProgressReporter
@@ -195,8 +196,10 @@ def knowledge_circuit(
 
     if method not in ("eap", "eap-ig"):
         raise ArgumentError(f"method is {method!r}, not eap or eap-ig")
-    if n_edges < 1 or steps < 1 or n_random < 0:
-        raise ArgumentError("n_edges and steps must be at least 1, n_random not negative")
+    n_edges = whole_number("n_edges", n_edges, 1, 2**62)
+    steps = whole_number("steps", steps, 1, 10_000)
+    n_random = whole_number("n_random", n_random, 0, 100_000)
+    seed = whole_number("seed", seed, 0)
     pair = read_pair(model, clean, corrupted, answer, wrong, bos)
     steps = 1 if method == "eap" else steps
     total = steps + n_random

@@ -8,12 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from km import _km
+from km.arguments import real_number, whole_number
 from km.errors import ArgumentError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from km.generate import Branch, Step
+
+
+# Below it logits over the temperature leave float32.
+_LEAST_TEMPERATURE = 1e-6
+# Beyond them a power of a length leaves double precision, or no search fits into memory.
+_MOST_PENALTY = 16.0
+_MOST_BEAMS = 100_000
 
 
 class Choice(NamedTuple):
@@ -115,18 +123,17 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
+        if not _LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise ArgumentError(
-                f"temperature is {self.temperature}; it must be positive (Greedy() is its limit 0)"
+                f"temperature is {self.temperature}; it must be at least {_LEAST_TEMPERATURE:g} "
+                "(Greedy() is its limit 0) and finite"
             )
-        if self.top_k < 0:
-            raise ArgumentError(f"top_k is {self.top_k}; it must not be negative")
+        whole_number("top_k", self.top_k, 0, 2**62)
         if not 0 < self.top_p <= 1:
             raise ArgumentError(f"top_p is {self.top_p}; it must be in (0, 1]")
         if not 0 <= self.min_p <= 1:
             raise ArgumentError(f"min_p is {self.min_p}; it must be in [0, 1]")
-        if not 0 <= self.seed < 2**64:
-            raise ArgumentError(f"seed is {self.seed}; it must be in [0, 2^64)")
+        whole_number("seed", self.seed, 0, 2**64 - 1)
 
     @property
     def branches(self) -> int:
@@ -187,8 +194,8 @@ class Beam:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ArgumentError(f"n is {self.n}; a search needs at least one beam")
+        whole_number("n", self.n, 1, _MOST_BEAMS)
+        real_number("length_penalty", self.length_penalty, -_MOST_PENALTY, _MOST_PENALTY)
 
     @property
     def branches(self) -> int:
@@ -227,7 +234,7 @@ class Beam:
         for place, (total, choice) in enumerate(candidates):
             ends = step.last or step.ends(step.branches[choice.branch], choice.token)
             if ends and place < self.n:
-                score = total / length**self.length_penalty
+                score = total / length ** float(self.length_penalty)
                 ended.append(choice._replace(done=True, score=score))
             elif not ends and len(going) < self.n:
                 going.append((total, choice))

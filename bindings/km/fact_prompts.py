@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from km.answers import ids_and_text, target_token
+from km.arguments import whole_number
 from km.errors import ArgumentError
 from km.recall_plan import resolve_facts
 
@@ -81,7 +82,14 @@ def _from_mapping(model: Model, row: Mapping[str, Any], bos: bool | None) -> Fac
         span = subject_tokens(model, shown, shown.find(subject), subject, bos)
         subject_ids = model.encode(subject, bos=False)
     else:
-        span = (int(subject[0]), int(subject[1]))
+        try:
+            begin, end = subject
+        except (TypeError, ValueError):
+            raise ArgumentError(
+                f"subject is {subject!r}; give its text, or its first token and the one after its "
+                "last"
+            ) from None
+        span = (whole_number("subject", begin, 0), whole_number("subject", end, 0))
         subject_ids = ids[span[0] : span[1]]
     if not 0 <= span[0] < span[1] <= len(ids):
         raise ArgumentError(f"subject {subject!r} is not within the prompt {shown!r}")
@@ -91,7 +99,7 @@ def _from_mapping(model: Model, row: Mapping[str, Any], bos: bool | None) -> Fac
         ids,
         shown,
         span,
-        () if answer is None else (target_token(model, ids, text, answer, bos),),
+        () if answer is None else (target_token(model, ids, text, answer, bos, "answer"),),
         subject_ids,
     )
 

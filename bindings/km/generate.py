@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from km import _km
+from km.arguments import strings, whole_number
 from km.decoders import Choice, Decoder, Greedy, pick_best
 from km.errors import ArgumentError
 from km.forest import pack_everywhere
@@ -394,8 +395,7 @@ class _Run:
         special: bool,
         patches: Patches,
     ) -> None:
-        if max_tokens < 1:
-            raise ArgumentError(f"max_tokens is {max_tokens}; it must be positive")
+        max_tokens = whole_number("max_tokens", max_tokens, 1)
         self.model = model
         self.max_tokens = max_tokens
         self.decoder = Greedy() if decoder is None else decoder
@@ -404,7 +404,7 @@ class _Run:
                 f"decoder must have choose(), describe() and branches (km.Decoder), "
                 f"not {type(decoder).__name__}"
             )
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stops = strings("stop", stop)
         if not all(stops):
             raise ArgumentError("a stop string is empty")
         self.ending = _Ending(_eos_ids(model, eos), [s.encode() for s in stops])

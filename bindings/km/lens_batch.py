@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from km import _km
 from km import recall_summary as summary
 from km.answers import ids_and_text, target_token
+from km.arguments import MOST_TOKENS, one_each, several, whole_number
 from km.errors import ArgumentError
 from km.progress import Progress, ProgressReporter
 from km.result import Result, content_key, make_provenance
@@ -150,35 +151,37 @@ def pack(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.in
 
 def read_targets(
     model: Model,
-    prompts: Sequence[str | bytes | Ids],
-    targets: Sequence[str | int],
+    prompts: str | bytes | Ids | Iterable[str | bytes | Ids],
+    targets: str | int | Iterable[str | int],
     bos: bool | None,
+    name: str = "targets",
 ) -> tuple[list[list[int]], list[int]]:
-    """Ids of each prompt, and the token followed in each.
+    """Ids of each prompt, and the token followed in each; a single prompt may stand by itself.
 
     Raises
     ------
     ArgumentError
         No prompts, not one target a prompt, or a target that starts no token of its own.
     """
-    if isinstance(prompts, str | bytes) or isinstance(targets, str):
-        raise ArgumentError("prompts and targets must be sequences of the same length")
-    if not prompts or len(prompts) != len(targets):
-        raise ArgumentError(f"{len(prompts)} prompts and {len(targets)} targets")
+    given = several("prompts", prompts, of_ids=True)
+    if not given:
+        raise ArgumentError("prompts is empty")
     ids, tokens = [], []
-    for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+    for i, (prompt, target) in enumerate(
+        zip(given, one_each(name, targets, len(given)), strict=True)
+    ):
         own, text = ids_and_text(model, prompt, bos)
         if not own:
             raise ArgumentError(f"prompt {i} has no tokens")
         ids.append(own)
-        tokens.append(target_token(model, own, text, target, bos))
+        tokens.append(target_token(model, own, text, target, bos, f"prompt {i}: {name[:-1]}"))
     return ids, tokens
 
 
 def logit_lens(
     model: Model,
-    prompts: Iterable[str | bytes | Ids],
-    targets: Iterable[str | int],
+    prompts: str | bytes | Ids | Iterable[str | bytes | Ids],
+    targets: str | int | Iterable[str | int],
     *,
     top_k: int = 1,
     bos: bool | None = None,
@@ -195,8 +198,8 @@ def logit_lens(
     Parameters
     ----------
     model : Model
-    prompts : iterable of str, bytes or token ids
-    targets : iterable of str or int
+    prompts : str, bytes or token ids, or an iterable of them
+    targets : str or int, or an iterable of them
         One a prompt: the token followed, as an id or as the text that continues the prompt, of
         which the first token is followed.
     top_k : int
@@ -226,7 +229,10 @@ def logit_lens(
     A target *leads* from the first layer on at which, and at every later one up to the output, no
     token is more likely; where it never does it is censored, so the survival curve counts it.
     """
-    ids, tokens = read_targets(model, list(prompts), list(targets), bos)
+    ids, tokens = read_targets(model, prompts, targets, bos)
+    top_k = whole_number("top_k", top_k, 1, int(model.config["vocab_size"]))
+    batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    seed = whole_number("seed", seed, 0, 2**64 - 1)
     n_layers = int(model.config["n_layers"])
     parameters = {
         "prompts": ids,
@@ -271,8 +277,6 @@ def _measure(
     import numpy as np
 
     packed, offsets = pack(ids)
-    if top_k < 1:
-        raise ArgumentError(f"top_k is {top_k}; it must be at least 1")
     found = _km.lens_run(
         model._model,
         packed,

@@ -105,6 +105,8 @@ def _of_text(target: Target | None, text: int, n_texts: int) -> int | str | None
 def _token(model: Model, prompt: Prompt, position: int, target: int | str | None) -> int:
     """The id of a target after a position of a text."""
     if target is None:
+        if position + 1 == len(prompt.ids):
+            raise ArgumentError("target: no token follows the last one; give an id or a text")
         return prompt.ids[position + 1]
     if isinstance(target, str):
         if prompt.text is None or position != len(prompt.ids) - 1:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
+from km.arguments import MOST_TOKENS, coverage, whole_number
 from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, fact_prompts
 from km.progress import Progress, ProgressReporter
@@ -329,7 +330,7 @@ def knowledge_neurons(
     """
     relations = resolve_facts(facts)
     options: dict[str, Any] = {"steps": steps, "rule": rule, "ratio": ratio, "bos": bos}
-    _check(rule, held_out, n_random, steps)
+    _check(rule, held_out, n_random, steps, seed, batch_tokens, confidence)
     prompts = _prompts(model, relations, templates, bos)
     n_find = min(len(own) for own in prompts.values()) - held_out
     if n_find < 1:
@@ -385,11 +386,23 @@ def knowledge_neurons(
     return result
 
 
-def _check(rule: str, held_out: int, n_random: int, steps: int) -> None:
+def _check(
+    rule: str,
+    held_out: int,
+    n_random: int,
+    steps: int,
+    seed: int,
+    batch_tokens: int,
+    confidence: float,
+) -> None:
     if rule not in ("left", "midpoint"):
         raise ArgumentError(f"rule is {rule!r}, not left or midpoint")
-    if held_out < 1 or n_random < 1 or steps < 1:
-        raise ArgumentError("held_out, n_random and steps must be at least 1")
+    whole_number("held_out", held_out, 1)
+    whole_number("n_random", n_random, 1, 100_000)
+    whole_number("steps", steps, 1, 10_000)
+    whole_number("seed", seed, 0, 2**64 - 1)
+    whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    coverage(confidence)
 
 
 def _prompts(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import stats
 from km.answers import ids_and_text, target_token
+from km.arguments import MOST_TOKENS, coverage, several, strings, whole_number
 from km.errors import ArgumentError
 from km.points import OVER_POSITIONS, Points
 from km.progress import Progress, ProgressReporter
@@ -185,8 +186,8 @@ def activation_patching(
     answer: str | int | Sequence[str | int],
     wrong: str | int | Sequence[str | int],
     *,
-    points: Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
-    directions: Sequence[str] = ("denoising", "noising"),
+    points: str | Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
+    directions: str | Sequence[str] = ("denoising", "noising"),
     bos: bool | None = None,
     confidence: float = 0.95,
     batch_tokens: int = 2048,
@@ -231,6 +232,9 @@ def activation_patching(
     in both runs; their effect is 0 without being computed.
     """
     pairs = _pairs(model, clean, corrupted, answer, wrong, bos)
+    points, directions = strings("points", points), strings("directions", directions)
+    confidence = coverage(confidence)
+    batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
     chosen = [_point(model, name) for name in points]
     unknown = [name for name in directions if name not in ("denoising", "noising")]
     if unknown or not directions or not chosen:
@@ -278,32 +282,27 @@ def _point(model: Model, name: str) -> Point:
     return point
 
 
-def _several(value: Any, n: int, what: str) -> list[Any]:
-    """A sequence of n; one str or int serves all."""
-    if isinstance(value, str | int):
-        return [value] * n
-    values = list(value)
+def _each(name: str, value: Any, n: int) -> list[Any]:
+    """One a pair; one str or int serves all."""
+    values = several(name, value)
+    if len(values) == 1:
+        return values * n
     if len(values) != n:
-        raise ArgumentError(f"{len(values)} {what} for {n} pairs")
+        raise ArgumentError(f"{name} has {len(values)} entries for {n} pairs of prompts")
     return values
-
-
-def _prompts(value: Any) -> list[Any]:
-    """One prompt (text or ids), or several, as a list of prompts."""
-    if isinstance(value, str):
-        return [value]
-    values = list(value)
-    return [values] if values and not hasattr(values[0], "__len__") else values
 
 
 def _pairs(
     model: Model, clean: Any, corrupted: Any, answer: Any, wrong: Any, bos: bool | None
 ) -> list[Pair]:
-    ours, theirs = _prompts(clean), _prompts(corrupted)
+    ours = several("clean", clean, of_ids=True)
+    theirs = several("corrupted", corrupted, of_ids=True)
     if not ours or len(ours) != len(theirs):
-        raise ArgumentError(f"{len(ours)} clean and {len(theirs)} corrupted prompts")
-    answers = _several(answer, len(ours), "answers")
-    others = _several(wrong, len(ours), "wrong answers")
+        raise ArgumentError(
+            f"clean holds {len(ours)} prompts and corrupted {len(theirs)}; give pairs"
+        )
+    answers = _each("answer", answer, len(ours))
+    others = _each("wrong", wrong, len(ours))
     return [
         read_pair(model, *values, bos) for values in zip(ours, theirs, answers, others, strict=True)
     ]
@@ -325,7 +324,10 @@ def read_pair(
             f"{clean!r} has {len(ids)} tokens, {corrupted!r} {len(other)}: they must differ, and "
             "have the same number of tokens"
         )
-    tokens = [target_token(model, ids, text, value, bos) for value in (answer, wrong)]
+    tokens = [
+        target_token(model, ids, text, value, bos, name)
+        for name, value in (("answer", answer), ("wrong", wrong))
+    ]
     if tokens[0] == tokens[1]:
         raise ArgumentError(f"{answer!r} and {wrong!r} start with the same token")
     shown = [t.decode("utf-8", "replace") for t in (text, other_text)]

@@ -116,6 +116,8 @@ def span(text: str, *, occurrence: int | None = None) -> Span:
     >>> km.span("Eiffel Tower").last
     Span(text='Eiffel Tower', occurrence=None, which='last')
     """
+    if not isinstance(text, str):
+        raise TypeError(f"the text of a span must be str, not {type(text).__name__}")
     if not text.strip():
         raise ArgumentError("the text of a span is empty")
     return Span(text, occurrence)
@@ -132,7 +134,9 @@ def read_prompt(model: Model, text: Text, bos: bool | None) -> Prompt:
         bounds = tuple((token.start, token.end) for token in tokens)
         prompt = Prompt(tuple(token.id for token in tokens), raw, bounds, bos)
     else:
-        prompt = Prompt(tuple(operator.index(i) for i in text))
+        from km.model import as_ids
+
+        prompt = Prompt(tuple(as_ids(text)))
     if not prompt.ids:
         raise ArgumentError("a text has no tokens")
     return prompt

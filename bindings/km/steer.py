@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from km import stats
 from km.answers import answer_tokens, ids_and_text
+from km.arguments import (
+    MOST_TOKENS,
+    coverage,
+    real_number,
+    several,
+    strings,
+    whole_number,
+)
 from km.errors import ArgumentError
 from km.points import Points
 from km.progress import Progress, ProgressReporter
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
 
 STEERING_ID = "interpretability.steering"
 STEERING_VERSION = 1
+
+_MOST_RANDOM = 100_000
 
 COLUMNS = [
     Column("prompt", "int64", "", "Index of the prompt."),
@@ -171,10 +181,10 @@ def _evidence(result: Steering) -> list[dict[str, Any]]:
 
 def steering(
     model: Model,
-    positive: Iterable[str | Ids],
-    negative: Iterable[str | Ids],
-    prompts: Iterable[str],
-    answers: Iterable[str],
+    positive: str | Ids | Iterable[str | Ids],
+    negative: str | Ids | Iterable[str | Ids],
+    prompts: str | Iterable[str],
+    answers: str | Iterable[str],
     *,
     layer: int,
     point: str = "resid_post",
@@ -192,10 +202,10 @@ def steering(
     Parameters
     ----------
     model : Model
-    positive, negative : iterable of str or token ids
+    positive, negative : str or token ids, or an iterable of them
         Contrasting prompts; the direction is the mean of the former's activations at the last
         token minus that of the latter's.
-    prompts, answers : iterable of str
+    prompts, answers : str, or an iterable of str
         Other prompts, and for each the text whose log-probability is followed (whole; a blank is
         put between where both would touch).
     layer : int
@@ -234,11 +244,21 @@ def steering(
 
     width = int(model.config["d_model"])
     where = Points(model).find(point)
-    sets = [[ids_and_text(model, p, bos)[0] for p in group] for group in (positive, negative)]
-    texts, wanted = list(prompts), list(answers)
-    _check(model, sets, texts, wanted, layer, where.heads * where.width == width, positions, bos)
-    if n_random < 1 or not coefficients:
-        raise ArgumentError("n_random must be at least 1, and there must be a coefficient")
+    sets = [
+        [ids_and_text(model, p, bos)[0] for p in several(name, group, of_ids=True)]
+        for name, group in (("positive", positive), ("negative", negative))
+    ]
+    texts, wanted = strings("prompts", prompts), strings("answers", answers)
+    layer = whole_number("layer", layer, 0, int(model.config["n_layers"]) - 1)
+    n_random = whole_number("n_random", n_random, 1, _MOST_RANDOM)
+    seed = whole_number("seed", seed, 0)
+    confidence = coverage(confidence)
+    batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    doses = [coefficients] if isinstance(coefficients, int | float) else coefficients
+    coefficients = [real_number("coefficients", c, -1e6, 1e6) for c in doses]
+    _check(model, sets, texts, wanted, where.heads * where.width == width, positions, bos)
+    if not coefficients:
+        raise ArgumentError("coefficients is empty")
     means, norms = [], []
     for group in sets:
         rows = [read_run(model, ids, [(point, layer)])[0][point, layer][-1] for ids in group]
@@ -293,16 +313,17 @@ def _check(
     sets: Sequence[Sequence[Sequence[int]]],
     texts: Sequence[str],
     answers: Sequence[str],
-    layer: int,
     wide: bool,
     positions: str,
     bos: bool | None,
 ) -> None:
-    n_layers = int(model.config["n_layers"])
-    if not sets[0] or not sets[1] or not texts or len(texts) != len(answers):
-        raise ArgumentError("give prompts of both sets, and as many answers as prompts to steer")
-    if not 0 <= layer < n_layers or not wide:
-        raise ArgumentError(f"layer must be 0 to {n_layers - 1}, the point as wide as the stream")
+    for name, given in (("positive", sets[0]), ("negative", sets[1]), ("prompts", texts)):
+        if not given or not all(given):
+            raise ArgumentError(f"{name} is empty, or one of its prompts has no tokens")
+    if len(texts) != len(answers):
+        raise ArgumentError(f"{len(texts)} prompts and {len(answers)} answers; give one a prompt")
+    if not wide:
+        raise ArgumentError("point must be as wide as the residual stream")
     if positions not in ("all", "last"):
         raise ArgumentError(f"positions is {positions!r}, not all or last")
     seen = [[tuple(ids) for ids in group] for group in sets]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import _km, stats
+from km.arguments import MOST_TOKENS, coverage, real_number, several, whole_number
 from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, Facts, fact_prompts
 from km.points import Points
@@ -400,6 +401,11 @@ def causal_trace(
     Restoring a token before the subject, or only the last layer of a token that is not the last,
     changes nothing that the answer depends on; these figures are p_corrupt without being computed.
     """
+    coverage(confidence)
+    whole_number("bootstrap_seed", bootstrap_seed, 0, 2**64 - 1)
+    batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    template = whole_number("template", template, 0)
+    noise_factor = real_number("noise_factor", noise_factor, 0, 1e30)
     prompts = fact_prompts(model, facts, template, bos)
     options = _options(model, prompts, kinds, window, samples, layers, noise, noise_factor, seed)
     draws = _draws(model, prompts, samples, seed, noise_values)
@@ -477,21 +483,31 @@ def _options(
     seed: int,
 ) -> _Options:
     n_layers = int(model.config["n_layers"])
-    chosen = tuple(range(n_layers)) if layers is None else tuple(sorted(set(layers)))
+    chosen = tuple(range(n_layers)) if layers is None else _layers(layers)
     unknown = [kind for kind in kinds if kind not in POINTS]
     if isinstance(kinds, str) or unknown or not kinds:
         raise ArgumentError(f"kinds are {', '.join(POINTS)}, not {kinds!r}")
-    if window < 2 or window % 2 or samples < 1:
-        raise ArgumentError(f"window {window} must be even, at least 2; samples {samples} above 0")
+    window = whole_number("window", window, 2, 2**31)
+    if window % 2:
+        raise ArgumentError(f"window is {window}; it must be even")
+    samples = whole_number("samples", samples, 1, 1_000_000)
+    seed = whole_number("seed", seed, 0, 2**32 - 1)
     if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
         raise ArgumentError(f"layers must lie in 0 to {n_layers - 1}, and there must be one")
     for kind in kinds:
         Points(model).find(POINTS[kind])
     if noise is None:
         noise = _noise(model, prompts, noise_factor)
-    if not noise > 0:
-        raise ArgumentError(f"the noise is {noise}, it must be positive")
+    noise = real_number("noise", noise, 0, 1e30)
+    if noise == 0:
+        raise ArgumentError("noise is 0; it must be positive")
     return _Options(tuple(kinds), window, samples, chosen, float(noise), seed)
+
+
+def _layers(layers: int | Sequence[int]) -> tuple[int, ...]:
+    """Rising, each once; one may stand by itself."""
+    given = several("layers", layers)
+    return tuple(sorted({whole_number("layers", layer, 0) for layer in given}))
 
 
 def _noise(model: Model, prompts: Sequence[FactPrompt], factor: float) -> float:

@@ -9,6 +9,9 @@
 #include "km/score.h"
 #include "tensor/kernels.h"
 
+/* Below it logits over the temperature leave float32. */
+#define LEAST_TEMPERATURE 1e-6
+
 /* ---- the strongest tokens ---- */
 
 /* Whether token a comes before token b: larger logit, then lower id. */
@@ -126,8 +129,9 @@ static void keep_min_p(float *logits, int64_t n, double min_p, float largest) {
 }
 
 static km_status check_sampling(const km_sampling *s, km_error *err) {
-    if (!(s->temperature > 0) || !isfinite(s->temperature)) {
-        return KM_SET(err, KM_EINVAL, "temperature is %g; it must be positive", s->temperature);
+    if (!(s->temperature >= LEAST_TEMPERATURE) || !isfinite(s->temperature)) {
+        return KM_SET(err, KM_EINVAL, "temperature is %g; it must be at least %g and finite",
+                      s->temperature, LEAST_TEMPERATURE);
     }
     if (s->top_k < 0) {
         return KM_SET(err, KM_EINVAL, "top_k is %lld; it must not be negative",

@@ -254,10 +254,11 @@ static void test_filter_refusals(void **state) {
     static const struct {
         km_sampling sampling;
         const char *part;
-    } BAD[] = {{{0, 0, 1, 0}, "temperature"},     {{NAN, 0, 1, 0}, "temperature"},
-               {{INFINITY, 0, 1, 0}, "positive"}, {{1, -1, 1, 0}, "top_k"},
-               {{1, 0, 0, 0}, "top_p"},           {{1, 0, 1.5, 0}, "top_p"},
-               {{1, 0, 1, -0.1}, "min_p"},        {{1, 0, 1, NAN}, "min_p"}};
+    } BAD[] = {{{0, 0, 1, 0}, "temperature"},   {{NAN, 0, 1, 0}, "temperature"},
+               {{INFINITY, 0, 1, 0}, "finite"}, {{1e-300, 0, 1, 0}, "at least"},
+               {{1, -1, 1, 0}, "top_k"},        {{1, 0, 0, 0}, "top_p"},
+               {{1, 0, 1.5, 0}, "top_p"},       {{1, 0, 1, -0.1}, "min_p"},
+               {{1, 0, 1, NAN}, "min_p"}};
     km_error err = KM_ERROR_INIT;
     float row[3] = {0, 1, 2};
     for (size_t i = 0; i < sizeof BAD / sizeof BAD[0]; i++) {

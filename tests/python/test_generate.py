@@ -334,7 +334,7 @@ def test_refusals(model: km.Model) -> None:
         model.generate(["a", ""], max_tokens=5, bos=False)
     with pytest.raises(km.ArgumentError, match="stop string is empty"):
         model.generate("a", max_tokens=5, stop="")
-    with pytest.raises(km.ArgumentError, match="beam"):
+    with pytest.raises(km.ArgumentError, match="n is 0; it must be 1 to"):
         km.Beam(0)
 
 

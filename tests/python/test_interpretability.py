@@ -96,9 +96,9 @@ def test_survival_counts_the_censored(llama: km.Model) -> None:
 
 def test_lens_refusals(llama: km.Model) -> None:
     for prompts, targets, message in (
-        ([[5]], [1, 2], "1 prompts and 2 targets"),
+        ([[5]], [1, 2], "targets has 2 entries for 1 prompt"),
         ([[]], [1], "no tokens"),
-        ([], [], "0 prompts"),
+        ([], [], "prompts is empty"),
         ([[5]], [10**6], "prompt 0: target"),
     ):
         with pytest.raises(km.ArgumentError, match=message):

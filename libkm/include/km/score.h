@@ -46,7 +46,7 @@ KM_API KM_NODISCARD km_status km_continuations_run(const km_continuation_scores 
 /* Which tokens may be drawn, and how likely. The filters are applied in this order to one row of
  * logits; what a filter removes becomes -infinity (docs/generation.md). */
 typedef struct km_sampling {
-    double temperature; /* logits are divided by it, in float32; > 0 */
+    double temperature; /* logits are divided by it, in float32; >= 1e-6 */
     int64_t top_k;      /* keep the k largest, and what ties with the last of them; 0: all */
     double top_p; /* keep a token while those stronger than it (ties: lower id) hold less than this
                      share of the probability; 1: all */
