@@ -131,6 +131,14 @@ def render(
     if "error" in answer:
         raise FormatError(f"the chat template cannot be rendered: {answer['error']}")
     texts: list[str] = answer["texts"]
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise FormatError(
+                "the chat template, or the conversation, holds half of a surrogate pair, which is "
+                "no text"
+            ) from None
     return texts
 
 

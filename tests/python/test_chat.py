@@ -144,3 +144,9 @@ def test_missing_jinja2(model: km.Model, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
     with pytest.raises(ModuleNotFoundError, match=r"km\[chat\]"):
         model.chat(HI)
+
+
+def test_halves_of_surrogate_pairs(model: km.Model) -> None:
+    for template in ("{{ '\\ud800' }}", "\ud800", "{{ messages[0].content }}"):
+        with pytest.raises(km.FormatError, match="half of a surrogate pair"):
+            model.chat([{"role": "user", "content": "\udfff"}], template=template)
