@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from km.affine_lens import AffineLensEvaluation as AffineLensEvaluation
     from km.attribution import LogitAttribution as LogitAttribution
     from km.attribution import logit_attribution as logit_attribution
+    from km.causal_tracing import CausalTrace as CausalTrace
+    from km.causal_tracing import causal_trace as causal_trace
     from km.circuits import KnowledgeCircuit as KnowledgeCircuit
     from km.circuits import knowledge_circuit as knowledge_circuit
     from km.comparison import Comparison as Comparison
@@ -73,8 +75,6 @@ if TYPE_CHECKING:
     from km.texts import verbatim as verbatim
     from km.trace import Trace as Trace
     from km.trace import TracePlan as TracePlan
-    from km.tracing import CausalTrace as CausalTrace
-    from km.tracing import causal_trace as causal_trace
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -89,7 +89,7 @@ _PLACES = {
     "Beam": "decoders",
     "BusyError": "errors",
     "CancelledError": "errors",
-    "CausalTrace": "tracing",
+    "CausalTrace": "causal_tracing",
     "Choice": "decoders",
     "Comparison": "comparison",
     "ConflictWarning": "kb",
@@ -126,7 +126,7 @@ _PLACES = {
     "Verbatim": "texts",
     "Verification": "verification",
     "activation_patching": "patch_sweep",
-    "causal_trace": "tracing",
+    "causal_trace": "causal_tracing",
     "compare": "comparison",
     "datasets": "",
     "draw": "",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
 from km.arguments import MOST_TOKENS, coverage, whole_number
+from km.causal_tracing import ChunkWork
 from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, fact_prompts
 from km.progress import Progress, ProgressReporter
@@ -15,7 +16,6 @@ from km.recall_plan import resolve_facts
 from km.result import Result, content_key, make_provenance, stored_provenance, stored_table
 from km.scores.interventions import neuron_triplets, refined_neurons, relation_neurons
 from km.table import Column, Table
-from km.tracing import ChunkWork
 from km.variants import SCALE, Change, Sweep
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ def test_batches_change_no_bit(tiny: km.Model) -> None:
 
 def test_cells_without_effect_are_what_a_run_gives(tiny: km.Model) -> None:
     """Cells that are filled in without a run: restore all tokens, the model decides."""
-    from km.tracing import POINTS
+    from km.causal_tracing import POINTS
     from km.variants import ADD, SET, Change, Sweep, read_run
 
     inputs, params = CASE["inputs"], CASE["params"]
