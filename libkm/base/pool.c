@@ -5,6 +5,10 @@
  * runs to its end, and those above are skipped: the lowest failing range is always the one
  * reported. A worker that wakes after the job is over does not join it, so short loops do not wait
  * for sleepers.
+ *
+ * A step of decoding is some hundred loops of a few dozen microseconds, so a loop among threads
+ * that are awake takes no lock: workers that wait look at `epoch`, join and leave by way of
+ * `entry`, and the lock is for those that have gone to sleep.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -15,6 +19,7 @@
 #include "base/ctx_private.h"
 
 #define SPIN_TURNS 4000
+#define OPEN 0x80000000U
 
 typedef struct job {
     km_range_fn fn;
@@ -34,12 +39,12 @@ typedef struct worker_arg {
 struct km__pool {
     atomic_int pid;       /* the process the threads below live in; -1 while a child renews them */
     pthread_mutex_t turn; /* held by the thread whose loop runs */
-    pthread_mutex_t lock; /* protects everything below */
+    pthread_mutex_t lock; /* for going to sleep, and for what failed */
     pthread_cond_t wake, finished;
     atomic_uint epoch; /* rises with each job and at the stop */
-    atomic_int joined; /* workers inside the current job */
-    bool open;         /* the current job takes workers */
-    bool stop;
+    atomic_uint entry; /* workers inside the current job, and OPEN while it takes more */
+    atomic_int asleep; /* workers that wait for `wake`, or are about to */
+    atomic_bool stop;
     int spin_turns;
     int n_started; /* worker threads that run; worker 0 is the caller */
     pthread_t *threads;
@@ -104,14 +109,40 @@ static void run_job(km_ctx *ctx, job *work, int worker) {
     current = before;
 }
 
-/* Wait for a job newer than `seen`; returns with the lock held. */
+/* Wait for a job newer than `seen`. Either the thread that opens one sees this one asleep, or this
+ * one sees the new epoch. */
 static void wait_for_job(km__pool *pool, unsigned int seen) {
     for (int turn = 0; turn < pool->spin_turns && atomic_load(&pool->epoch) == seen; turn++) {
         pause_cpu();
     }
+    if (atomic_load(&pool->epoch) != seen) {
+        return;
+    }
     (void)pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->asleep, 1);
     while (atomic_load(&pool->epoch) == seen) {
         (void)pthread_cond_wait(&pool->wake, &pool->lock);
+    }
+    atomic_fetch_sub(&pool->asleep, 1);
+    (void)pthread_mutex_unlock(&pool->lock);
+}
+
+/* Whether the current job takes this worker; what the job is may be read from then on. */
+static bool join_job(km__pool *pool) {
+    unsigned int entry = atomic_load(&pool->entry);
+    while ((entry & OPEN) != 0) {
+        if (atomic_compare_exchange_weak(&pool->entry, &entry, entry + 1)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void leave_job(km__pool *pool) {
+    if (atomic_fetch_sub(&pool->entry, 1) == 1) { /* closed, and the last to leave */
+        (void)pthread_mutex_lock(&pool->lock);
+        (void)pthread_cond_signal(&pool->finished);
+        (void)pthread_mutex_unlock(&pool->lock);
     }
 }
 
@@ -122,22 +153,14 @@ static void *worker_main(void *payload) {
     for (;;) {
         wait_for_job(pool, seen);
         seen = atomic_load(&pool->epoch);
-        if (pool->stop) {
-            break;
+        if (atomic_load(&pool->stop)) {
+            return NULL;
         }
-        if (pool->open) {
-            atomic_fetch_add(&pool->joined, 1);
-            (void)pthread_mutex_unlock(&pool->lock);
+        if (join_job(pool)) {
             run_job(arg.ctx, &pool->job, arg.worker);
-            (void)pthread_mutex_lock(&pool->lock);
-            if (atomic_fetch_sub(&pool->joined, 1) == 1) {
-                (void)pthread_cond_signal(&pool->finished);
-            }
+            leave_job(pool);
         }
-        (void)pthread_mutex_unlock(&pool->lock);
     }
-    (void)pthread_mutex_unlock(&pool->lock);
-    return NULL;
 }
 
 static void init_primitives(km__pool *pool) {
@@ -146,9 +169,9 @@ static void init_primitives(km__pool *pool) {
     (void)pthread_cond_init(&pool->wake, NULL);
     (void)pthread_cond_init(&pool->finished, NULL);
     atomic_store(&pool->epoch, 0);
-    atomic_store(&pool->joined, 0);
-    pool->open = false;
-    pool->stop = false;
+    atomic_store(&pool->entry, 0);
+    atomic_store(&pool->asleep, 0);
+    atomic_store(&pool->stop, false);
     pool->n_started = 0;
 }
 
@@ -184,23 +207,31 @@ static km_status start_workers(km_ctx *ctx, km_error *err) {
     return KM_OK;
 }
 
-static void open_job(km__pool *pool) {
-    (void)pthread_mutex_lock(&pool->lock);
-    pool->open = true;
+/* Tell the workers that there is something new. */
+static void wake_workers(km__pool *pool) {
     atomic_fetch_add(&pool->epoch, 1);
-    (void)pthread_cond_broadcast(&pool->wake);
-    (void)pthread_mutex_unlock(&pool->lock);
+    if (atomic_load(&pool->asleep) > 0) {
+        (void)pthread_mutex_lock(&pool->lock);
+        (void)pthread_cond_broadcast(&pool->wake);
+        (void)pthread_mutex_unlock(&pool->lock);
+    }
+}
+
+static void open_job(km__pool *pool) {
+    atomic_store(&pool->entry, OPEN);
+    wake_workers(pool);
 }
 
 static void close_job(km__pool *pool) {
-    (void)pthread_mutex_lock(&pool->lock);
-    pool->open = false;
-    (void)pthread_mutex_unlock(&pool->lock);
-    for (int turn = 0; turn < pool->spin_turns && atomic_load(&pool->joined) > 0; turn++) {
+    atomic_fetch_and(&pool->entry, ~OPEN);
+    for (int turn = 0; turn < pool->spin_turns && atomic_load(&pool->entry) > 0; turn++) {
         pause_cpu();
     }
+    if (atomic_load(&pool->entry) == 0) {
+        return;
+    }
     (void)pthread_mutex_lock(&pool->lock);
-    while (atomic_load(&pool->joined) > 0) {
+    while (atomic_load(&pool->entry) > 0) {
         (void)pthread_cond_wait(&pool->finished, &pool->lock);
     }
     (void)pthread_mutex_unlock(&pool->lock);
@@ -305,11 +336,8 @@ void km__pool_free(km__pool *pool, km_ctx *ctx) {
         return;
     }
     renew_after_fork(pool);
-    (void)pthread_mutex_lock(&pool->lock);
-    pool->stop = true;
-    atomic_fetch_add(&pool->epoch, 1);
-    (void)pthread_cond_broadcast(&pool->wake);
-    (void)pthread_mutex_unlock(&pool->lock);
+    atomic_store(&pool->stop, true);
+    wake_workers(pool);
     for (int i = 0; i < pool->n_started; i++) {
         (void)pthread_join(pool->threads[i], NULL);
     }
