@@ -149,7 +149,7 @@ def test_resumes_from_a_knowledge_base(tiny: km.Model, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"kinds": ("stat",)}, "kinds are"),
-        ({"window": 3}, "window 3"),
+        ({"window": 3}, "window is 3; it must be even"),
         ({"layers": [3]}, "layers must lie"),
         ({"noise": 0.0}, "positive"),
         ({"noise_values": [np.zeros((4, 1, 12))]}, "noise of shape"),
