@@ -192,6 +192,11 @@ static km_status read_gemma2(km_config *out, const json_t *root, km_error *err) 
 static km_status read_gemma3(km_config *out, const json_t *root, km_error *err) {
     km_rope_fields fields = {"rope_theta", 1000000.0, "partial_rotary_factor", 1.0, true};
     int32_t pattern;
+    if (km__json_field(root, "attn_logit_softcapping") != NULL) {
+        return KM_SET(err, KM_EUNSUPPORTED,
+                      "field 'attn_logit_softcapping' is set: transformers does not apply it to "
+                      "Gemma 3, so make it null");
+    }
     KM_TRY(km__json_double(&out->rope_base_local, root, "rope_local_base_freq", 10000.0, err));
     KM_TRY(km__json_rope(out, &fields, root, err));
     KM_TRY(km__json_int(&pattern, root, "_sliding_window_pattern", 6, err));

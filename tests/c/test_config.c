@@ -462,6 +462,8 @@ static void test_json_refusals(void **state) {
         {"{" SIZES_OF("qwen2_moe") "}", KM_EUNSUPPORTED, "'qwen2_moe'"},
         {"{" SIZES_OF("gemma2") ",\"attn_logit_softcapping\":0}", KM_EFORMAT, "softcapping' is 0"},
         {"{" SIZES_OF("gemma2") ",\"final_logit_softcapping\":-1}", KM_EFORMAT, "is -1"},
+        {"{" SIZES_OF("gemma3_text") ",\"attn_logit_softcapping\":50}", KM_EUNSUPPORTED,
+         "does not apply it to Gemma 3"},
         {"{" SIZES_OF("gpt_neox") ",\"rotary_pct\":1.5}", KM_EFORMAT, "'rotary_pct' is 1.5"},
         {"{" SIZES_OF("gpt_neox") ",\"rotary_pct\":0.2}", KM_EFORMAT, "dimensions 3 is odd"},
         {"{" GPT2_SIZES ",\"scale_attn_by_inverse_layer_idx\":true}", KM_EUNSUPPORTED,
