@@ -4,7 +4,7 @@ Every layer is read at the last position. The two take turns round by round; the
 over rounds of the peer's seconds / km's. Values are compared as well. km runs without its
 random-initialised control, which would double the work and which the peer does not have.
 
-Run by hand; --peers names the Python of an environment that has transformer-lens.
+Run by ``make bench``; the peer lives in an environment of its own (bench/requirements.txt).
 """
 
 from __future__ import annotations
