@@ -36,9 +36,12 @@ static km_status allocate(km_session *session, km_error *err) {
 }
 
 km_status km_session_new(km_session **out, const km_model *model, int64_t capacity, km_error *err) {
-    if (out == NULL || model == NULL || capacity < 1 || capacity > INT32_MAX) {
-        return KM_SET(err, KM_EINVAL, "a session of %lld tokens, or no model or place for it",
-                      (long long)capacity);
+    if (out == NULL || model == NULL) {
+        return KM_SET(err, KM_EINVAL, "a session needs a model and a place for it");
+    }
+    if (capacity < 1 || capacity > INT32_MAX) {
+        return KM_SET(err, KM_EINVAL, "capacity is %lld; a session holds 1 to %d tokens",
+                      (long long)capacity, INT32_MAX);
     }
     km_status status = KM_OK;
     km_session *session = NULL;

@@ -175,7 +175,10 @@ static void test_bad_calls_leave_a_session_as_it_was(void **state) {
     synthetic_init(&s, *state, llama_config());
     synthetic_init(&other, *state, llama_config());
     make_chain(f, 20, s.model.config.vocab_size);
-    km_test_fails(km_session_new(&session, &s.model, 0, &err), KM_EINVAL, &err, "0 tokens");
+    km_test_fails(km_session_new(&session, &s.model, 0, &err), KM_EINVAL, &err, "capacity is 0");
+    km_test_fails(km_session_new(&session, &s.model, (int64_t)1 << 40, &err), KM_EINVAL, &err,
+                  "capacity is 1099511627776; a session holds 1 to 2147483647");
+    km_test_fails(km_session_new(&session, NULL, 9, &err), KM_EINVAL, &err, "needs a model");
     km_test_fails(km_session_new(&session, &s.model, INT32_MAX, &err), KM_ENOMEM, &err,
                   "a session of 2147483647 tokens needs");
     session = open_session(&s.model, 15);
