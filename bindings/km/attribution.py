@@ -84,7 +84,10 @@ class LogitAttribution(Result):
 
     def __repr__(self) -> str:
         rows = sorted(self.means.rows(), key=lambda row: -abs(row["mean"]))[:10]
-        lines = [f"<km.LogitAttribution {self._title()}: n = {len(self.logits)} prompts>"]
+        lines = [
+            f"<km.LogitAttribution {self._title()}: n = {len(self.logits)} prompts>",
+            f"largest of {len(self.means)} parts, chosen after looking; each interval is its own:",
+        ]
         lines += [
             f"{name(row):<22} {row['mean']:+.3f}"
             + (f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] is not None else "")

@@ -109,7 +109,9 @@ class ActivationPatching(Result):
     def __repr__(self) -> str:
         lines = [f"<km.ActivationPatching {self._title()}: n = {len(self.pairs)} pairs>"]
         if self.means is not None:
-            rows = sorted(self.means.rows(), key=lambda row: -abs(row["effect"] or 0.0))
+            rows = [row for row in self.means.rows() if row["effect"] is not None]
+            rows.sort(key=lambda row: -abs(row["effect"]))
+            lines.append(f"largest of {len(rows)} mean effects, chosen after looking:")
             lines += [f"{place(row)} {row['direction']}: {row['effect']:+.3f}" for row in rows[:8]]
         return "\n".join([*lines, *self.notes])
 

@@ -102,10 +102,15 @@ class Steering(Result):
     def __repr__(self) -> str:
         lines = [f"<km.Steering {self._title()}: n = {self.curve['n'][0]} prompts>"]
         for row in self.curve.rows():
-            spread = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+            spread = (
+                f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+                if row["difference_low"] is not None
+                else ""
+            )
             lines.append(
-                f"x {row['coefficient']:g}: {row['change']:+.3f} nats{spread}, random directions "
-                f"{row['random']:+.3f} ({row['random_least']:+.3f} to {row['random_most']:+.3f})"
+                f"x {row['coefficient']:g}: {row['change']:+.3f} nats, random directions "
+                f"{row['random']:+.3f} ({row['random_least']:+.3f} to {row['random_most']:+.3f}); "
+                f"difference {row['difference']:+.3f}{spread}"
             )
         return "\n".join([*lines, *self.notes])
 
@@ -161,19 +166,21 @@ def _curve(
 
 
 def _evidence(result: Steering) -> list[dict[str, Any]]:
+    """The paired difference from random directions, which is what an effect counts as."""
     return [
         {
             "node": "representation-editing",
             "measure": STEERING_ID,
-            "statistic": f"change_at_{row['coefficient']:g}",
-            "value": row["change"],
-            "low": row["low"],
-            "high": row["high"],
+            "statistic": f"change_at_{row['coefficient']:g}_minus_random",
+            "value": row["difference"],
+            "low": row["difference_low"],
+            "high": row["difference_high"],
             "n": row["n"],
             "unit": "nats",
-            "baseline": row["random"],
-            "note": f"Mean change of the answers' log-probability; the baseline is the mean of "
-            f"random directions of the same norm. {CAUTION}",
+            "baseline": 0.0,
+            "note": f"Mean change of the answers' log-probability: {row['change']:+.3f}, random "
+            f"directions of the same norm {row['random']:+.3f} ({row['random_least']:+.3f} to "
+            f"{row['random_most']:+.3f}). {CAUTION}",
         }
         for row in result.curve.rows()
     ]

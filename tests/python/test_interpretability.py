@@ -206,6 +206,9 @@ def test_patching_is_a_patched_run(gpt2: km.Model) -> None:
         if (row["direction"], row["layer"], row["head"], row["position"]) == ("denoising", 1, 2, 4)
     )
     assert got == pytest.approx(float(logits[31] - logits[7]), abs=1e-5)
+    assert result.means is not None
+    shown = repr(result).splitlines()
+    assert shown[1] == f"largest of {len(result.means)} mean effects, chosen after looking:"
 
 
 def test_patching_refusals(gpt2: km.Model) -> None:
@@ -278,6 +281,11 @@ def test_steering_is_an_added_patch(model: km.Model) -> None:
     )
     assert row["logprob"] == pytest.approx(steered, abs=1e-4)
     assert row["change"] == pytest.approx(steered - plain, abs=1e-4)
+    for claim, dose in zip(found.evidence, found.curve.rows(), strict=True):
+        assert claim["statistic"].endswith("_minus_random")
+        assert claim["value"] == pytest.approx(dose["change"] - dose["random"], abs=1e-12)
+        assert claim["low"] <= claim["value"] <= claim["high"]
+        assert f"difference {claim['value']:+.3f} [" in repr(found)
     with pytest.raises(km.ArgumentError, match="was used to make"):
         km.steering(model, ["a b"], ["c d"], ["a b"], ["x"], layer=1)
 
