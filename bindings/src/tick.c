@@ -11,12 +11,23 @@
 
 /* ---- work with a tick callback ---- */
 
+/* One piece of work may take seconds; signals are looked at between its loops too. */
+static km_status poll_signals(void *payload) {
+    km_py_tick *tick = payload;
+    PyEval_RestoreThread(tick->thread);
+    const bool failed = PyErr_Occurred() != NULL || PyErr_CheckSignals() < 0;
+    tick->thread = PyEval_SaveThread();
+    return failed ? KM_ECALLBACK : KM_OK;
+}
+
 void km_py_tick_begin(km_py_tick *tick, PyObject *progress) {
     tick->progress = progress;
     tick->thread = PyEval_SaveThread();
+    km_poll_set(poll_signals, tick);
 }
 
 void km_py_tick_end(km_py_tick *tick) {
+    km_poll_set(NULL, NULL);
     PyEval_RestoreThread(tick->thread);
 }
 

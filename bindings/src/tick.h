@@ -5,15 +5,16 @@
 #include "errors.h"
 #include "km/ctx.h"
 
-/* For libkm functions that take a tick callback:
+/* For libkm functions that take a tick callback, called on the thread that called km_py_tick_begin:
  *
  *     km_py_tick tick;
  *     km_py_tick_begin(&tick, progress);      (releases the GIL)
  *     status = km_x_run(..., km_py_tick_call, &tick, &err);
  *     km_py_tick_end(&tick);                  (takes it back)
  *
- * At each tick signals are checked and progress(done, total) is called, if it is not NULL. An
- * exception from either stops the work with KM_ECALLBACK and stays set: km_py_raise leaves it. */
+ * Signals are checked every 50 ms, and at each tick progress(done, total) is called, if it is not
+ * NULL. An exception from either stops the work with KM_ECALLBACK and stays set: km_py_raise leaves
+ * it. */
 typedef struct km_py_tick {
     PyObject *progress; /* borrowed */
     PyThreadState *thread;

@@ -45,6 +45,12 @@ typedef km_status (*km_range_fn)(void *payload, int64_t begin, int64_t end, int 
 KM_NODISCARD km_status km_parallel_for(km_ctx *ctx, int64_t n, int64_t grain, km_range_fn fn,
                                        void *payload, km_error *err);
 
+/* Have `fn` called on this thread from its km_parallel_for, before a loop that is not nested, at
+ * most every 50 ms; any status but KM_OK is that loop's failure. NULL: no more. For callers who can
+ * learn only on their own thread that work must stop, however long one piece of it is. */
+typedef km_status (*km_poll_fn)(void *payload);
+void km_poll_set(km_poll_fn fn, void *payload);
+
 /* At least `size` bytes, 64-byte aligned, for the range a worker is running: another range of the
  * same worker may overwrite them, and so may a nested loop. Kept by the context and grown on
  * demand. KM_ENOMEM. */

@@ -40,6 +40,8 @@ int km__cpu_count(void);
 KM_NODISCARD km_status km__pool_new(km__pool **out, km_ctx *ctx, km_error *err);
 void km__pool_free(km__pool *pool, km_ctx *ctx);
 
+/* Call this thread's poll function if it has one and the last call is long enough ago. */
+KM_NODISCARD km_status km__poll(km_error *err);
 /* Monotonic time in nanoseconds. */
 int64_t km__now_ns(void);
 

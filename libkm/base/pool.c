@@ -289,6 +289,7 @@ km_status km_parallel_for(km_ctx *ctx, int64_t n, int64_t grain, km_range_fn fn,
     if (current.ctx == ctx) {
         return run_in_place(ctx, &shape, current.worker, err);
     }
+    KM_TRY(km__poll(err));
     km__pool *pool = ctx->pool;
     renew_after_fork(pool);
     (void)pthread_mutex_lock(&pool->turn);

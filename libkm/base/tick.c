@@ -11,6 +11,34 @@ int64_t km__now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* ---- polling between loops ---- */
+
+typedef struct poll {
+    km_poll_fn fn;
+    void *payload;
+    int64_t last_ns;
+} poll;
+static _Thread_local poll own;
+
+void km_poll_set(km_poll_fn fn, void *payload) {
+    own = (poll){fn, payload, km__now_ns()};
+}
+
+km_status km__poll(km_error *err) {
+    if (own.fn == NULL) {
+        return KM_OK;
+    }
+    const int64_t now = km__now_ns();
+    if (now - own.last_ns < TICK_NS) {
+        return KM_OK;
+    }
+    own.last_ns = now;
+    const km_status status = own.fn(own.payload);
+    return status == KM_OK ? KM_OK : KM_SET(err, status, "stopped (%s)", km_status_name(status));
+}
+
+/* ---- ticks ---- */
+
 /* A cancellation meant for earlier work must not stop this one. */
 void km_tick_init(km_tick *tick, km_ctx *ctx, km_tick_fn fn, void *payload, int64_t total) {
     *tick = (km_tick){ctx, fn, payload, total, km__now_ns()};

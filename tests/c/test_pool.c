@@ -343,12 +343,56 @@ static void test_blas(void **state) {
     km_ctx_free(ctx);
 }
 
+/* ---- polling on the caller's thread ---- */
+
+typedef struct polled {
+    int calls, stop_at;
+} polled;
+
+static km_status count_poll(void *payload) {
+    polled *p = payload;
+    return ++p->calls == p->stop_at ? KM_ECALLBACK : KM_OK;
+}
+
+static km_status sleep_nested(void *payload, int64_t begin, int64_t end, int worker,
+                              km_error *err) {
+    const struct timespec a_while = {0, 20000000};
+    (void)worker;
+    (void)end;
+    (void)nanosleep(&a_while, NULL);
+    km_ctx *ctx = payload; /* NULL in the inner loop */
+    return ctx == NULL || begin > 0 ? KM_OK : km_parallel_for(ctx, 2, 1, sleep_nested, NULL, err);
+}
+
+/* Polled between loops, not more often than every 50 ms, not inside; stopped when told so. */
+static void test_poll(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(2);
+    km_error err = KM_ERROR_INIT;
+    polled p = {0, 3};
+    int loops = 0;
+    km_poll_set(count_poll, &p);
+    while (km_parallel_for(ctx, 2, 1, sleep_nested, ctx, &err) == KM_OK) {
+        loops++;
+        assert_true(loops < 100);
+    }
+    assert_int_equal(err.code, KM_ECALLBACK);
+    assert_int_equal(p.calls, 3);
+    assert_in_range(loops, 3, 9);
+    km_error_clear(&err);
+    km_poll_set(NULL, NULL);
+    km_test_ok(km_parallel_for(ctx, 2, 1, sleep_nested, ctx, &err), &err);
+    assert_int_equal(p.calls, 3);
+    km_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits),    cmocka_unit_test(test_cover),
         cmocka_unit_test(test_lowest_error), cmocka_unit_test(test_nested),
         cmocka_unit_test(test_callers),      cmocka_unit_test(test_fork),
         cmocka_unit_test(test_cancel),       cmocka_unit_test(test_blas),
+        cmocka_unit_test(test_poll),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

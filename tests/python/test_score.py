@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,23 @@ def test_there_is_no_inexact_mode(llama: km.Model) -> None:
     assert stated == llama.score("a b", ["c"]).table["logp"]
     with pytest.raises(km.ArgumentError, match="exact must be True"):
         llama.score("a b", ["c"], exact=False)  # type: ignore[arg-type]
+
+
+def test_ctrl_c_does_not_wait_for_the_pass(model: km.Model) -> None:
+    """The whole work is one pass, which reports only its end."""
+    reports: list[int] = []
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        model.score(
+            "word " * 1900,
+            ["Paris"],
+            batch_tokens=4096,
+            progress=lambda done, total, info: reports.append(done),
+        )
+    timer.join()
+    assert reports == []
+    assert model.score("The capital of France is", ["Paris"]).table["greedy"] == [True]
 
 
 def test_sums_of_the_models_own_logprobs(model: km.Model) -> None:
