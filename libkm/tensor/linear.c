@@ -2,7 +2,7 @@
  *
  * A product is cut into units: a panel of rows of w that is converted to float32 in the worker's
  * scratch memory, times a chunk of rows of x. A single row of x is multiplied while the weights are
- * converted in registers. The cuts depend on the shape alone.
+ * converted in registers. An element of the product does not depend on the unit it falls into.
  */
 #include <string.h>
 
@@ -10,7 +10,10 @@
 
 #define PANEL_BYTES 294912 /* of a panel as float32: with rows of x, in a second-level cache */
 #define MAX_PANEL_ROWS 48
-#define ONE_ROW_PANEL 24 /* rows of w for a single row of x, so that many threads have work */
+/* For a single row of x: at least so many rows of w, and so many units a thread. Long units let each
+ * thread read memory in one stream; elements do not depend on the cut. */
+#define ONE_ROW_LEAST 24
+#define ONE_ROW_UNITS 2
 #define CHUNK_ROWS 256   /* of x: what one conversion of a panel is used for */
 
 static int64_t divide_up(int64_t n, int64_t size) {
@@ -69,9 +72,12 @@ typedef struct cuts {
     int64_t rows, panels, chunks;
 } cuts;
 
-static cuts cut_job(const km_linear_job *job) {
+static cuts cut_job(const km_ctx *ctx, const km_linear_job *job) {
     cuts c = {.rows = panel_rows(job->w->cols), .chunks = divide_up(job->m, CHUNK_ROWS)};
-    c.rows = job->m == 1 ? ONE_ROW_PANEL : c.rows;
+    if (job->m == 1) {
+        c.rows = divide_up(job->w->rows, ONE_ROW_UNITS * (int64_t)km_ctx_threads(ctx));
+        c.rows = c.rows < ONE_ROW_LEAST ? ONE_ROW_LEAST : divide_up(c.rows, 4) * 4;
+    }
     c.panels = divide_up(job->w->rows, c.rows);
     return c;
 }
@@ -101,10 +107,10 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
     for (int64_t i = begin; i < end; i++) {
         int64_t unit = i;
         const km_linear_job *job = work->jobs;
-        cuts c = cut_job(job);
+        cuts c = cut_job(work->ctx, job);
         while (unit >= c.panels * c.chunks) {
             unit -= c.panels * c.chunks;
-            c = cut_job(++job);
+            c = cut_job(work->ctx, ++job);
         }
         KM_TRY(run_unit(work, job, &c, unit, worker, err));
     }
@@ -115,7 +121,7 @@ km_status km_linear_many(km_ctx *ctx, const km_linear_job *jobs, int n_jobs, km_
     linear_work work = {ctx, jobs, km__linear_kernels(ctx)};
     int64_t n_units = 0;
     for (int i = 0; i < n_jobs; i++) {
-        cuts c = cut_job(&jobs[i]);
+        cuts c = cut_job(ctx, &jobs[i]);
         n_units += c.panels * c.chunks;
     }
     return km_parallel_for(ctx, n_units, 1, run_range, &work, err);
