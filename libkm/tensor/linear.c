@@ -10,11 +10,11 @@
 
 #define PANEL_BYTES 294912 /* of a panel as float32: with rows of x, in a second-level cache */
 #define MAX_PANEL_ROWS 48
-/* For a single row of x: at least so many rows of w, and so many units a thread. Long units let each
- * thread read memory in one stream; elements do not depend on the cut. */
+/* For a single row of x: at least so many rows of w, and so many units a thread. Long units let
+ * each thread read memory in one stream; elements do not depend on the cut. */
 #define ONE_ROW_LEAST 24
 #define ONE_ROW_UNITS 2
-#define CHUNK_ROWS 256   /* of x: what one conversion of a panel is used for */
+#define CHUNK_ROWS 256 /* of x: what one conversion of a panel is used for */
 
 static int64_t divide_up(int64_t n, int64_t size) {
     return n / size + (n % size != 0);
