@@ -121,15 +121,6 @@ FUNCTION(gradients_run) {
 
 /* ---- neurons_run ---- */
 
-static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
-    PyObject *object;
-    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
-        return false;
-    }
-    *out = km_py_model_get(object);
-    return true;
-}
-
 /* (attribution, activation, without, completeness) of the model's layers. */
 static PyObject *neuron_arrays(PyObject *module, const km_model *model, km_neurons_arrays *out) {
     const km_config *config = km_model_config(model);
@@ -140,14 +131,7 @@ static PyObject *neuron_arrays(PyObject *module, const km_model *model, km_neuro
         new_array(module, KM_F64, layers, -1, (void **)&out->without),
         new_array(module, KM_F64, layers, -1, (void **)&out->completeness),
     };
-    PyObject *tuple = NULL;
-    if (arrays[0] != NULL && arrays[1] != NULL && arrays[2] != NULL && arrays[3] != NULL) {
-        tuple = PyTuple_Pack(4, arrays[0], arrays[1], arrays[2], arrays[3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        Py_XDECREF(arrays[i]);
-    }
-    return tuple;
+    return pack(arrays, 4);
 }
 
 /* The four arrays and the probability as one tuple; steals arrays. */

@@ -6,15 +6,6 @@
 #include "tick.h"
 #include "wrap.h"
 
-static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
-    PyObject *object;
-    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
-        return false;
-    }
-    *out = km_py_model_get(object);
-    return true;
-}
-
 /* A new array of up to three axes; an axis of -1 and those after it are not there. */
 static PyObject *make_array(PyObject *module, km_element element, int64_t a, int64_t b, int64_t c,
                             void **data) {
@@ -22,20 +13,6 @@ static PyObject *make_array(PyObject *module, km_element element, int64_t a, int
     const int n_dims = b < 0 ? 1 : c < 0 ? 2 : 3;
     return km_array_new(KM_MODULE_STATE(module)->types[KM_TYPE_ARRAY], element, n_dims, shape,
                         data);
-}
-
-/* Several arrays as a tuple; steals them, and gives NULL when one is missing. */
-static PyObject *pack(PyObject **arrays, int n) {
-    PyObject *tuple = PyTuple_New(n);
-    for (int i = 0; i < n; i++) {
-        if (tuple != NULL && arrays[i] != NULL) {
-            PyTuple_SetItem(tuple, i, arrays[i]);
-        } else {
-            Py_XDECREF(arrays[i]);
-            Py_CLEAR(tuple);
-        }
-    }
-    return tuple;
 }
 
 /* ---- packed prompts: ids (N), offsets (K+1) ---- */

@@ -4,15 +4,6 @@
 #include "tick.h"
 #include "wrap.h"
 
-static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
-    PyObject *object;
-    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
-        return false;
-    }
-    *out = km_py_model_get(object);
-    return true;
-}
-
 /* The finished table, or the exception. */
 static PyObject *wrap(PyObject *module, km_table *table, km_status status, const km_error *err) {
     km_state *state = KM_MODULE_STATE(module);

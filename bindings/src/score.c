@@ -6,15 +6,6 @@
 #include "tick.h"
 #include "wrap.h"
 
-static bool model_arg(const km_args *in, PyObject *module, km_model **out) {
-    PyObject *object;
-    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
-        return false;
-    }
-    *out = km_py_model_get(object);
-    return true;
-}
-
 /* ---- continuations ---- */
 
 /* Arguments ids (N), offsets (K+1), prompt_lengths (K) and batch_tokens; offsets end at N and never
@@ -54,14 +45,7 @@ static PyObject *make_arrays(PyObject *module, km_continuation_scores *out, int6
         new_array(module, KM_F64, n, -1, (void **)&out->sums),
         new_array(module, KM_BOOL, n, -1, (void **)&out->greedy),
     };
-    PyObject *result = NULL;
-    if (arrays[0] != NULL && arrays[1] != NULL && arrays[2] != NULL && arrays[3] != NULL) {
-        result = PyTuple_Pack(4, arrays[0], arrays[1], arrays[2], arrays[3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        Py_XDECREF(arrays[i]);
-    }
-    return result;
+    return pack(arrays, 4);
 }
 
 static km_status run_with_progress(PyObject *progress, const km_continuation_scores *out,

@@ -159,10 +159,10 @@ FUNCTION(trace_point) {
 
 FUNCTION(trace_points) {
     km_args in;
-    PyObject *object = NULL, *result = NULL;
-    if (BIND(in, module, trace_points) &&
-        km_arg_instance(&in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
-        const km_config *config = km_model_config(km_py_model_get(object));
+    km_model *model;
+    PyObject *result = NULL;
+    if (BIND(in, module, trace_points) && model_arg(&in, module, &model)) {
+        const km_config *config = km_model_config(model);
         result = PyList_New(KM_N_POINTS);
         for (int i = 0; result != NULL && i < KM_N_POINTS; i++) {
             PyObject *point = describe_point((km_point)i, config);

@@ -1,4 +1,5 @@
-/* wrap.h: what wrappers of pure functions share: their shape, and a result or an exception. */
+/* wrap.h: what wrappers of functions share: their shape, arguments and arrays of results, and a
+ * result or an exception. */
 #ifndef KM_PY_WRAP_H
 #define KM_PY_WRAP_H
 
@@ -27,6 +28,16 @@ static inline PyObject *from_double(PyObject *module, double value, km_status st
     return finish(module, status == KM_OK ? PyFloat_FromDouble(value) : NULL, status, err);
 }
 
+/* The model of the parameter `model`; borrowed. */
+static inline bool model_arg(const km_args *in, PyObject *module, km_model **out) {
+    PyObject *object;
+    if (!km_arg_instance(in, "model", KM_MODULE_STATE(module)->types[KM_TYPE_MODEL], &object)) {
+        return false;
+    }
+    *out = km_py_model_get(object);
+    return true;
+}
+
 static inline km_ctx *context_of(PyObject *module) {
     return km_py_default_ctx(KM_MODULE_STATE(module));
 }
@@ -37,6 +48,20 @@ static inline PyObject *new_array(PyObject *module, km_element element, int64_t 
     int64_t shape[2] = {n, m};
     return km_array_new(KM_MODULE_STATE(module)->types[KM_TYPE_ARRAY], element, m < 0 ? 1 : 2,
                         shape, data);
+}
+
+/* Several arrays as a tuple; steals them, and gives NULL when one is missing. */
+static inline PyObject *pack(PyObject **arrays, int n) {
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; i < n; i++) {
+        if (tuple != NULL && arrays[i] != NULL) {
+            PyTuple_SetItem(tuple, i, arrays[i]);
+        } else {
+            Py_XDECREF(arrays[i]);
+            Py_CLEAR(tuple);
+        }
+    }
+    return tuple;
 }
 
 #endif
