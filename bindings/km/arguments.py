@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from km.errors import ArgumentError
@@ -55,6 +55,16 @@ def coverage(value: Any) -> float:
     return number
 
 
+def is_ids(value: object) -> bool:
+    """Whether a value is a sequence of integers: token ids of one text."""
+    if isinstance(value, str | bytes):
+        return False
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return len(shape) == 1
+    return isinstance(value, Sequence) and len(value) > 0 and hasattr(value[0], "__index__")
+
+
 def several(name: str, values: Any, of_ids: bool = False) -> list[Any]:
     """One text or token as a list of one, several as a list.
 
@@ -70,8 +80,6 @@ def several(name: str, values: Any, of_ids: bool = False) -> list[Any]:
     TypeError
         It is nothing of this.
     """
-    from km.score import is_ids
-
     one = isinstance(values, str | bytes) or hasattr(type(values), "__index__")
     if one and getattr(values, "shape", ()) == ():  # arrays of any shape have __index__
         return [values]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from km import _km, stats
+from km import stats
 from km.arguments import MOST_TOKENS, coverage, real_number, several, whole_number
+from km.chunk_work import ChunkWork, counted
 from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, Facts, fact_prompts
 from km.points import Points
@@ -426,49 +427,11 @@ def causal_trace(
             (key, partial(_trace, model, p, options, d, batch_tokens))
             for key, p, d in zip(keys, prompts, draws, strict=True)
         ]
-        chunks = work.run(jobs, report)
+        chunks = work.run(counted(jobs, report))
     result = CausalTrace(chunks, provenance, work.run_id)
     if kb is not None and not kb.read_only:
         result.run = kb.record(result)
     return result
-
-
-class ChunkWork:
-    """Tables measured one after another, each looked up first and stored when it is done."""
-
-    def __init__(self, kb: KnowledgeBase | None, provenance: dict[str, Any]) -> None:
-        self.kb = kb
-        self.provenance = provenance
-        self.run_id: int | None = None
-
-    def run(
-        self,
-        jobs: Sequence[tuple[str, Callable[[], Table]]],
-        report: Callable[[int], object],
-    ) -> list[tuple[str, Table]]:
-        """Measure, or find, every job; the run in the knowledge base ends with an exception."""
-        chunks = []
-        try:
-            for done, (key, measure) in enumerate(jobs, 1):
-                chunks.append((key, self._job(key, measure)))
-                report(done)
-        except BaseException as error:
-            if self.kb is not None and self.run_id is not None:
-                stopped = isinstance(error, KeyboardInterrupt | _km.CancelledError)
-                self.kb.finish_run(self.run_id, "cancelled" if stopped else "failed")
-            raise
-        return chunks
-
-    def _job(self, key: str, measure: Callable[[], Table]) -> Table:
-        found = self.kb.load_chunk(key) if self.kb is not None else None
-        if found is not None:
-            return found
-        if self.kb is not None and not self.kb.read_only and self.run_id is None:
-            self.run_id = self.kb.begin_run(self.provenance)
-        table = measure()
-        if self.kb is not None and self.run_id is not None:
-            self.kb.store_chunk(self.run_id, key, table)
-        return table
 
 
 def _options(

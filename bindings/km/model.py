@@ -463,8 +463,8 @@ class Model:
         >>> model = km.load()                                                    # doctest: +SKIP
         >>> model.generate("The capital of France is", max_tokens=8).text        # doctest: +SKIP
         """
+        from km.arguments import is_ids
         from km.generate import run_generate
-        from km.score import is_ids
 
         made = run_generate(self, prompts, max_tokens, decoder, stop, eos, bos, special, patches)
         return made[0] if isinstance(prompts, str) or is_ids(prompts) else made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
 from km.arguments import MOST_TOKENS, coverage, whole_number
-from km.causal_tracing import ChunkWork
+from km.chunk_work import ChunkWork, counted
 from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, fact_prompts
 from km.progress import Progress, ProgressReporter
@@ -368,10 +368,8 @@ def knowledge_neurons(
     provenance = make_provenance(NEURONS_ID, NEURONS_VERSION, model, parameters, seed)
     work = ChunkWork(kb, provenance)
     with ProgressReporter(progress, "knowledge neurons", unit="prompts", total=len(jobs)) as report:
-        measured = work.run(
-            [(key, partial(_attribute, model, p, steps, rule, ratio)) for key, p in jobs],
-            report,
-        )
+        attributions = [(key, partial(_attribute, model, p, steps, rule, ratio)) for key, p in jobs]
+        measured = work.run(counted(attributions, report))
     bags = _bags(prompts, measured, held_out)
     kept, used = refined_neurons(
         list(bags.values()), threshold=threshold, share=share, at_least=at_least

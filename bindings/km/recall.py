@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from km import _km
 from km import recall_summary as summary
+from km.chunk_work import ChunkWork
 from km.display import escape
 from km.errors import ArgumentError
 from km.lens import LENS_ID
@@ -396,9 +398,9 @@ def memorization(
         raise ArgumentError(f"seed is {seed!r}, not a whole number from 0 to 2^64 - 1")
     relations = resolve_facts(facts)
     plans = [make_plan(r, templates, max_candidates, seed) for r in relations]
-    work = _Work(model, {"bos": bos, "lens": lens}, batch_tokens, seed, kb)
+    measurement = _Measurement(model, {"bos": bos, "lens": lens}, batch_tokens, seed)
     jobs = [(plan, control) for plan in plans for control in (False, True)[: 2 if baselines else 1]]
-    keys = {(plan.name, control): work.key(plan, control) for plan, control in jobs}
+    keys = {(plan.name, control): measurement.key(plan, control) for plan, control in jobs}
     parameters = {
         "max_candidates": max_candidates,
         "templates": None if templates is None else list(plans[0].template_indices),
@@ -419,12 +421,11 @@ def memorization(
         ],
     }
     provenance = make_provenance(RECALL_ID, RECALL_VERSION, model, parameters, seed)
-    work.provenance = provenance
+    work = ChunkWork(kb, provenance)
     total = sum(plan.n_cases for plan, _ in jobs)
     with ProgressReporter(progress, "memorization", unit="prompts", total=total) as report:
-        chunks = work.run(
-            [(keys[plan.name, control], plan, control) for plan, control in jobs], report
-        )
+        keyed = [(keys[plan.name, control], plan, control) for plan, control in jobs]
+        chunks = work.run(measurement.jobs(keyed, report))
     asked = facts if hasattr(facts, "relations") else None
     result = Recall(chunks, provenance, work.run_id, asked)  # type: ignore[arg-type]
     if kb is not None and not kb.read_only:
@@ -443,24 +444,14 @@ def _check_objects(model: object, kb: object) -> None:
         raise ArgumentError(f"kb is a {type(kb).__name__}; open one with km.KnowledgeBase(path)")
 
 
-class _Work:
-    """One call's work: relation by relation, looked up before it is measured."""
+class _Measurement:
+    """One call's work, relation by relation."""
 
-    def __init__(
-        self,
-        model: Model,
-        options: dict[str, Any],
-        batch_tokens: int,
-        seed: int,
-        kb: KnowledgeBase | None,
-    ) -> None:
+    def __init__(self, model: Model, options: dict[str, Any], batch_tokens: int, seed: int) -> None:
         self.model = model
         self.options = options
         self.batch_tokens = batch_tokens
         self.seed = seed
-        self.kb = kb
-        self.provenance: dict[str, Any] = {}
-        self.run_id: int | None = None
         self._random: Model | None = None
 
     def key(self, plan: RelationPlan, control: bool) -> str:
@@ -475,33 +466,20 @@ class _Work:
         ids = [self.model.encode(text, bos=False) for text in plan.texts()]
         return content_key(RECALL_ID, RECALL_VERSION, parameters, self.model.fingerprint, ids)
 
-    def run(
+    def jobs(
         self, jobs: Sequence[tuple[str, RelationPlan, bool]], report: ProgressReporter
-    ) -> list[tuple[str, Table]]:
-        """Measure, or find, every job; the run in the knowledge base ends with an exception."""
-        chunks = []
+    ) -> Iterator[tuple[str, Callable[[], Table]]]:
+        """Keys and what measures them; progress counts the prompts of each relation."""
         done = 0
-        try:
-            for key, plan, control in jobs:
-                report.start_part(done, relation=plan.name)
-                chunks.append((key, self._job(key, plan, control, report)))
-                done += plan.n_cases
-                report.start_part(done)
-                report(0)
-        except BaseException as error:
-            if self.kb is not None and self.run_id is not None:
-                stopped = isinstance(error, KeyboardInterrupt | _km.CancelledError)
-                self.kb.finish_run(self.run_id, "cancelled" if stopped else "failed")
-            raise
-        return chunks
+        for key, plan, control in jobs:
+            report.start_part(done, relation=plan.name)
+            yield key, partial(self._measure, plan, control, report)
+            done += plan.n_cases
+            report.start_part(done)
+            report(0)
 
-    def _job(self, key: str, plan: RelationPlan, control: bool, report: ProgressReporter) -> Table:
-        found = self.kb.load_chunk(key) if self.kb is not None else None
-        if found is not None:
-            return found
-        if self.kb is not None and not self.kb.read_only and self.run_id is None:
-            self.run_id = self.kb.begin_run(self.provenance)
-        table = Table.wrap(
+    def _measure(self, plan: RelationPlan, control: bool, report: ProgressReporter) -> Table:
+        return Table.wrap(
             _km.memorization_run(
                 self._model(control)._model,
                 *plan.arguments(),
@@ -511,9 +489,6 @@ class _Work:
                 _scaled(report, plan.n_cases),
             )
         )
-        if self.kb is not None and self.run_id is not None:
-            self.kb.store_chunk(self.run_id, key, table)
-        return table
 
     def _model(self, control: bool) -> Model:
         if not control:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from km import _km
+from km.arguments import is_ids
 from km.errors import ArgumentError
 from km.progress import Progress, ProgressReporter
 from km.result import Result, make_provenance
@@ -149,16 +150,6 @@ def list_prompts(prompts: str | Ids | Sequence[Text]) -> list[str | list[int]]:
     if not listed:
         raise ArgumentError("no prompts")
     return listed
-
-
-def is_ids(value: object) -> bool:
-    """Whether a value is a sequence of integers: token ids of one text."""
-    if isinstance(value, str | bytes):
-        return False
-    shape = getattr(value, "shape", None)
-    if shape is not None:
-        return len(shape) == 1
-    return isinstance(value, Sequence) and len(value) > 0 and hasattr(value[0], "__index__")
 
 
 def _text_or_ids(value: Text, what: str) -> str | list[int]:
