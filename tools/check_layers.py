@@ -30,6 +30,7 @@ PUBLIC = {
     "points.h": "model",
     "save.h": "model",
     "gradient.h": "model",
+    "training.h": "model",
     "affine_lens.h": "measure",
     "neurons.h": "measure",
     "circuit.h": "measure",

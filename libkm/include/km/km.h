@@ -18,5 +18,6 @@
 #include "km/stats.h"
 #include "km/table.h"
 #include "km/text.h"
+#include "km/training.h"
 
 #endif
