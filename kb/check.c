@@ -1,6 +1,7 @@
 /* check.c: what the file says about itself, and whether it is sound.
  *
- * SQLite's own checks cover pages and indexes, foreign keys the references. The digests cover what
+ * SQLite's own checks cover pages and indexes, foreign keys the references. A model must not come
+ * from itself. The digests cover what
  * SQLite cannot know: that the rows of a chunk are those that were measured.
  */
 
@@ -21,6 +22,7 @@ static const char info_sql[] =
     " UNION ALL SELECT 'edges', count(*) FROM edges"
     " UNION ALL SELECT 'measures', count(*) FROM measures"
     " UNION ALL SELECT 'models', count(*) FROM models"
+    " UNION ALL SELECT 'lineage', count(*) FROM lineage"
     " UNION ALL SELECT 'facts', count(*) FROM facts"
     " UNION ALL SELECT 'texts', count(*) FROM texts"
     " UNION ALL SELECT 'runs', count(*) FROM runs"
@@ -75,20 +77,30 @@ static km_status check_pages(km_table *table, km_kb *kb, bool full, km_error *er
     return status == KM_OK ? KM_OK : KM_SET(err, status, "%s", reason.message);
 }
 
-static km_status check_references(km_table *table, km_kb *kb, km_error *err) {
+static const char references_sql[] =
+    "SELECT format('a row of %s points to a row of %s that is not there', \"table\", parent)"
+    " FROM pragma_foreign_key_check LIMIT 1000";
+
+/* UNION keeps each pair of models once, so that circles end. */
+static const char circles_sql[] =
+    "WITH RECURSIVE up (model, ancestor) AS (SELECT child, parent FROM lineage UNION"
+    " SELECT up.model, l.parent FROM up JOIN lineage AS l ON l.child = up.ancestor)"
+    " SELECT format('the model %s comes from itself', model) FROM up WHERE model = ancestor"
+    " ORDER BY model LIMIT 1000";
+
+/* Each row of a statement is a problem. */
+static km_status check_rows(km_table *table, km_kb *kb, const char *what, const char *sql,
+                            km_error *err) {
     km_status status = KM_OK;
     sqlite3_stmt *stmt = NULL;
     bool row = false;
-    KM_GO(km__kb_prepare(&stmt, kb,
-                         "SELECT format('a row of %s points to a row of %s that is not there',"
-                         " \"table\", parent) FROM pragma_foreign_key_check LIMIT 1000",
-                         err));
+    KM_GO(km__kb_prepare(&stmt, kb, sql, err));
     for (;;) {
         KM_GO(km__kb_step(&row, kb, stmt, err));
         if (!row) {
             break;
         }
-        KM_GO(add_problem(table, "references", (const char *)sqlite3_column_text(stmt, 0), err));
+        KM_GO(add_problem(table, what, (const char *)sqlite3_column_text(stmt, 0), err));
     }
 done:
     sqlite3_finalize(stmt);
@@ -123,7 +135,7 @@ done:
 
 km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err) {
     static const km_column_spec columns[] = {
-        {"what", KM_COLUMN_TEXT, "", "pages, references or chunk."},
+        {"what", KM_COLUMN_TEXT, "", "pages, references, lineage or chunk."},
         {"problem", KM_COLUMN_TEXT, "", "What is wrong."},
     };
     km_status status = KM_OK;
@@ -133,7 +145,8 @@ km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err) {
     KM_GO(km_table_new(&table, kb->ctx, columns, 2, err));
     KM_GO(check_pages(table, kb, full, err));
     if (km_table_rows(table) == 0) {
-        KM_GO(check_references(table, kb, err));
+        KM_GO(check_rows(table, kb, "references", references_sql, err));
+        KM_GO(check_rows(table, kb, "lineage", circles_sql, err));
         if (full) {
             KM_GO(check_chunks(table, kb, err));
         }

@@ -237,7 +237,8 @@ static km_status check_header(int64_t *version, km_kb *kb, km_error *err) {
     if (h.version < KM_KB_SCHEMA_VERSION && kb->read_only) {
         return KM_SET(
             err, KM_EUNSUPPORTED,
-            "%s: schema version %lld is older than this km's %d: open it once for writing",
+            "%s: schema version %lld is older than this km's %d: open it once for writing, or run "
+            "`km kb upgrade`",
             kb->path, (long long)h.version, KM_KB_SCHEMA_VERSION);
     }
     return KM_OK;

@@ -938,6 +938,8 @@ class KnowledgeBase:
         """Record an array of facts; the number of new ones."""
     def put_texts(self, json: str | bytes) -> int:
         """Record an array of texts; the number of new ones."""
+    def put_lineage(self, json: str | bytes) -> int:
+        """Record an array of steps from parent to child models; the number of new ones."""
     def put_measure(self, json: str | bytes) -> None:
         """Declare a measure and the nodes it may bear on."""
     def begin_run(self, json: str | bytes) -> int:

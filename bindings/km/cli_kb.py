@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``kb`` with ``info``, ``search``, ``query`` and ``ask``.
+    """Add ``kb`` with ``info``, ``search``, ``query``, ``ask`` and ``upgrade``.
 
     Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
     """
@@ -42,6 +43,14 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     ask.add_argument("params", metavar="NAME=VALUE", nargs="*", type=_assignment)
     ask.add_argument("--list", action="store_true", help="list the questions")
     ask.set_defaults(handler=run_ask, usage=ask.error)
+
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="bring a file of an older km up to date",
+        description="Bring a file of an older km up to date: its schema and its taxonomy.",
+    )
+    upgrade.add_argument("--kb", metavar="FILE", required=True, help="the knowledge base")
+    upgrade.set_defaults(handler=run_upgrade)
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -89,6 +98,19 @@ def run_ask(args: argparse.Namespace) -> int:
         args.usage("QUESTION and --kb FILE are needed; --list shows the questions")
     with _open(args.kb) as kb:
         _show(kb.ask(args.name, **dict(args.params)), args.json)
+    return 0
+
+
+def run_upgrade(args: argparse.Namespace) -> int:
+    """``km kb upgrade``; a file that is not there is not made."""
+    from km.errors import NotFoundError
+    from km.kb import KnowledgeBase
+
+    if not os.path.isfile(args.kb):
+        raise NotFoundError(f"{args.kb}: there is no such file")
+    with KnowledgeBase(args.kb) as kb:
+        facts = kb.info()
+    print(f"{args.kb}: schema version {facts['schema_version']}")
     return 0
 
 

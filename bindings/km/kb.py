@@ -25,10 +25,12 @@ from km.table import Table
 
 if TYPE_CHECKING:
     from km.datasets import FactSet
+    from km.model import Model
     from km.picture import Picture
 
 Outcome: TypeAlias = Literal["done", "cancelled", "failed"]
 Stored: TypeAlias = Literal["stored", "same", "differs"]
+Lineage: TypeAlias = Literal["trained", "edited", "pruned", "merged", "quantised", "snapshot"]
 
 _RUN_DETAILS = ("seed", "km_version", "cpu", "blas_core", "command")
 _MODEL_FIELDS = (
@@ -235,6 +237,60 @@ class KnowledgeBase:
     def add_texts(self, texts: Iterable[Mapping[str, Any]]) -> int:
         """Record texts (id, body[, title, source, licence]) for search; the number of new ones."""
         return self._kb.put_texts(canonical_json([dict(row) for row in texts]))
+
+    def add_lineage(
+        self,
+        child: Model | Mapping[str, Any] | str,
+        parent: Model | Mapping[str, Any] | str,
+        kind: Lineage,
+        *,
+        run: int | None = None,
+        step: int | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Record that a model came from another; a merged one is recorded with each parent.
+
+        Parameters
+        ----------
+        child, parent : Model, what ``Model.describe()`` gives, or str
+            Models are recorded when they are new; a text is the fingerprint of a recorded one.
+        kind : {"trained", "edited", "pruned", "merged", "quantised", "snapshot"}
+        run : int, optional
+            The run that made the child.
+        step : int, optional
+            Optimiser steps from parent to child.
+        recipe : mapping, optional
+            What else decides the child: optimiser, learning rate, data, seed.
+
+        Returns
+        -------
+        bool
+            Whether it is new; what is there already for these models and this kind stays.
+
+        Raises
+        ------
+        ArgumentError
+            The child has the parent's fingerprint, or the parent came from the child.
+        NotFoundError
+            A fingerprint or run is not recorded.
+        """
+        with self.transaction():
+            row: dict[str, Any] = {
+                "child": self._fingerprint(child),
+                "parent": self._fingerprint(parent),
+                "kind": kind,
+            }
+            details = {"run": run, "step": step, "recipe": None if recipe is None else dict(recipe)}
+            row |= {name: value for name, value in details.items() if value is not None}
+            return self._kb.put_lineage(canonical_json([row])) == 1
+
+    def _fingerprint(self, model: Model | Mapping[str, Any] | str) -> str:
+        """The fingerprint of a model, which is recorded unless only its fingerprint is given."""
+        if isinstance(model, str):
+            return model
+        described = model if isinstance(model, Mapping) else model.describe()
+        self.add_model(described)
+        return str(described["fingerprint"])
 
     def add_measure(self, id: str, nodes: Sequence[str], *, module: str = "user") -> None:
         """Declare a measure of your own and the nodes of the taxonomy it may bear on."""

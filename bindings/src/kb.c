@@ -221,6 +221,7 @@ KB_METHOD(call_json, put_measure, km_kb_put_measure)
 KB_METHOD(call_json_id, put_model, km_kb_put_model)
 KB_METHOD(call_json_id, put_facts, km_kb_put_facts)
 KB_METHOD(call_json_id, put_texts, km_kb_put_texts)
+KB_METHOD(call_json_id, put_lineage, km_kb_put_lineage)
 KB_METHOD(call_json_id, begin_run, km_kb_begin_run)
 
 /* ---- runs and measurements ---- */
@@ -489,12 +490,12 @@ static PyObject *get_warning(PyObject *object, void *closure) {
 
 #define KB_ENTRY(name) KM_METHOD(#name, kb_##name, KM_DOC_KnowledgeBase_##name)
 static PyMethodDef kb_methods[] = {
-    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),     KB_ENTRY(rollback),
-    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),  KB_ENTRY(put_texts),
-    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run), KB_ENTRY(find_run),
-    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk), KB_ENTRY(use_chunk),
-    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),     KB_ENTRY(info),
-    KB_ENTRY(check),         {NULL, NULL, 0, NULL},
+    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),      KB_ENTRY(rollback),
+    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),   KB_ENTRY(put_texts),
+    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run),  KB_ENTRY(find_run),
+    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk),  KB_ENTRY(use_chunk),
+    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),      KB_ENTRY(info),
+    KB_ENTRY(put_lineage),   KB_ENTRY(check),       {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef kb_getset[] = {

@@ -71,17 +71,18 @@ static void test_migrations(void **state) {
     km_error err = KM_ERROR_INIT;
     km_kb *kb = open_kb(f);
     km__kb_migration more[] = {km__kb_migrations[0],
-                               {2, "ALTER TABLE works ADD COLUMN doi TEXT"},
-                               {3, "CREATE TABLE broken (; "}};
-    km_test_ok(km__kb_migrate(kb, more, 2, &err), &err);
-    assert_int_equal(count(kb, "PRAGMA user_version"), 2);
+                               km__kb_migrations[1],
+                               {3, "ALTER TABLE works ADD COLUMN doi TEXT"},
+                               {4, "CREATE TABLE broken (; "}};
+    km_test_ok(km__kb_migrate(kb, more, 3, &err), &err);
+    assert_int_equal(count(kb, "PRAGMA user_version"), 3);
     assert_int_equal(count(kb, "SELECT count(doi) FROM works"), 0);
-    assert_int_not_equal(km__kb_migrate(kb, more, 3, &err), KM_OK);
-    assert_int_equal(count(kb, "PRAGMA user_version"), 2);
+    assert_int_not_equal(km__kb_migrate(kb, more, 4, &err), KM_OK);
+    assert_int_equal(count(kb, "PRAGMA user_version"), 3);
     km_kb_close(kb);
     km_error_clear(&err);
     kb = NULL;
-    km_test_fails(km_kb_open(&kb, f->ctx, f->path, NULL, &err), KM_EUNSUPPORTED, &err, "version 2");
+    km_test_fails(km_kb_open(&kb, f->ctx, f->path, NULL, &err), KM_EUNSUPPORTED, &err, "version 3");
 }
 
 /* ---- recording ---- */

@@ -145,6 +145,17 @@ static void test_fork(void **state) {
 
 /* ---- allocation failures, damaged files ---- */
 
+static const char tiny_lineage[] =
+    "[{\"child\":\"b\",\"parent\":\"a\",\"kind\":\"trained\",\"recipe\":{\"lr\":0.1}}]";
+
+static km_status put_two_models(km_kb *kb, km_error *err) {
+    static const char *const models[] = {"{\"fingerprint\":\"a\",\"name\":\"A\"}",
+                                         "{\"fingerprint\":\"b\",\"name\":\"B\"}"};
+    int64_t id = 0;
+    KM_TRY(km_kb_put_model(&id, kb, models[0], strlen(models[0]), err));
+    return km_kb_put_model(&id, kb, models[1], strlen(models[1]), err);
+}
+
 static km_status everything(km_ctx *ctx, km_error *err) {
     km_status status = KM_OK;
     km_kb *kb = NULL;
@@ -165,6 +176,8 @@ static km_status everything(km_ctx *ctx, km_error *err) {
     km_table_free(back);
     back = NULL;
     KM_GO(km_kb_ask(&back, kb, "evidence-on-node", NULL, err));
+    KM_GO(put_two_models(kb, err));
+    KM_GO(km_kb_put_lineage(&n, kb, tiny_lineage, strlen(tiny_lineage), err));
 done:
     km_table_free(back);
     km_table_free(table);
@@ -283,11 +296,65 @@ static void test_hostile_schema(void **state) {
         " DELETE FROM runs; END",
     };
     for (size_t i = 0; i < sizeof schemas / sizeof schemas[0]; i++) {
-        (void)unlink(f->path);
-        raw_sql(f->path, schemas[i]);
-        raw_sql(f->path, "PRAGMA application_id = 1802333026; PRAGMA user_version = 1");
-        assert_true(use_file(f->ctx, f->path) >= 5);
+        /* As a file of each version; those of the first are migrated before they are used. */
+        for (int version = 1; version <= KM_KB_SCHEMA_VERSION; version++) {
+            char header[96];
+            snprintf(header, sizeof header,
+                     "PRAGMA application_id = 1802333026; PRAGMA user_version = %d", version);
+            (void)unlink(f->path);
+            raw_sql(f->path, schemas[i]);
+            raw_sql(f->path, header);
+            assert_true(use_file(f->ctx, f->path) >= 5);
+        }
     }
+    /* A file of the first version in whose place of a new table something else stands. */
+    (void)unlink(f->path);
+    raw_sql(f->path, "CREATE TABLE lineage (a); PRAGMA application_id = 1802333026;"
+                     "PRAGMA user_version = 1");
+    assert_int_equal(use_file(f->ctx, f->path), 1);
+}
+
+static void copy_version_1(fixture *f) {
+    size_t n = 0;
+    char *data = read_file(KM_TEST_DATA "/golden_data/kb_v1.db", &n);
+    write_file(f->path, data, n);
+    free(data);
+}
+
+/* Reading alone does not bring an old file up to date: it is refused and stays as it was. */
+static void test_version_1_file_read_only(void **state) {
+    fixture *f = *state;
+    km_error err = KM_ERROR_INIT;
+    km_kb *kb = NULL;
+    const km_kb_options options = {.read_only = true};
+    size_t n = 0, n_after = 0;
+    copy_version_1(f);
+    char *before = read_file(f->path, &n);
+    km_test_fails(km_kb_open(&kb, f->ctx, f->path, &options, &err), KM_EUNSUPPORTED, &err,
+                  "older than this km's");
+    char *after = read_file(f->path, &n_after);
+    assert_int_equal(n, n_after);
+    assert_memory_equal(before, after, n);
+    free(before);
+    free(after);
+    km_kb_close(open_kb(f));
+    km_error_clear(&err);
+    km_test_ok(km_kb_open(&kb, f->ctx, f->path, &options, &err), &err);
+    assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), 0);
+    km_kb_close(kb);
+}
+
+/* What the migration adds can be used in an old file. */
+static void put_lineage_into(km_kb *kb) {
+    km_error err = KM_ERROR_INIT;
+    km_table *t = NULL;
+    int64_t n = 0;
+    km_test_ok(put_two_models(kb, &err), &err);
+    km_test_ok(km_kb_put_lineage(&n, kb, tiny_lineage, strlen(tiny_lineage), &err), &err);
+    assert_int_equal(n, 1);
+    km_test_ok(km_kb_ask(&t, kb, "lineage", NULL, &err), &err);
+    assert_int_equal(km_table_rows(t), 1);
+    km_table_free(t);
 }
 
 /* A file written by the first release of the schema still opens, whole. */
@@ -295,10 +362,7 @@ static void test_version_1_file(void **state) {
     fixture *f = *state;
     km_error err = KM_ERROR_INIT;
     km_table *t = NULL;
-    size_t n = 0;
-    char *data = read_file(KM_TEST_DATA "/golden_data/kb_v1.db", &n);
-    write_file(f->path, data, n);
-    free(data);
+    copy_version_1(f);
     km_kb *kb = open_kb(f);
     assert_int_equal(count(kb, "PRAGMA user_version"), KM_KB_SCHEMA_VERSION);
     km_test_ok(km_kb_check(&t, kb, true, &err), &err);
@@ -314,6 +378,10 @@ static void test_version_1_file(void **state) {
     assert_int_equal(km_table_rows(t), 1);
     km_table_free(t);
     begin_run(kb);
+    put_lineage_into(kb);
+    km_kb_close(kb);
+    kb = open_kb(f); /* nothing is left to migrate */
+    assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), 1);
     km_kb_close(kb);
 }
 
@@ -342,8 +410,9 @@ static void test_accessors_and_texts(void **state) {
     km_kb_close(kb);
 }
 
-/* How tests/golden_data/kb_v1.db was made: KM_MAKE_KB_V1=path test_kb_files. */
-static void make_version_1_file(const char *path) {
+/* How tests/golden_data/kb_v1.db was made, when the schema was at version 1:
+ * KM_MAKE_KB=path test_kb_files. */
+static void make_file(const char *path) {
     km_error err = KM_ERROR_INIT;
     int64_t n = 0;
     fixture f = {km_test_ctx(1), "", ""};
@@ -361,16 +430,21 @@ static void make_version_1_file(const char *path) {
 }
 
 int main(void) {
-    const char *make = getenv("KM_MAKE_KB_V1");
+    const char *make = getenv("KM_MAKE_KB");
     if (make != NULL) {
-        make_version_1_file(make);
+        make_file(make);
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        KB_TEST(test_full_disk),      KB_TEST(test_read_only_folder),
-        KB_TEST(test_fork),           KB_TEST(test_allocation_failures),
-        KB_TEST(test_damaged_files),  KB_TEST(test_hostile_schema),
-        KB_TEST(test_version_1_file), KB_TEST(test_accessors_and_texts),
+        KB_TEST(test_full_disk),
+        KB_TEST(test_read_only_folder),
+        KB_TEST(test_fork),
+        KB_TEST(test_allocation_failures),
+        KB_TEST(test_damaged_files),
+        KB_TEST(test_hostile_schema),
+        KB_TEST(test_version_1_file),
+        KB_TEST(test_version_1_file_read_only),
+        KB_TEST(test_accessors_and_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -385,7 +385,7 @@ def test_completion_script_is_valid(
     [
         ("km ''", {"demo", "measure", "draw", "report", "kb", "verify", "models", "completion"}),
         ("km measure ''", {"memorization"}),
-        ("km kb ''", {"info", "search", "query", "ask"}),
+        ("km kb ''", {"info", "search", "query", "ask", "upgrade"}),
         ("km --version kb a", {"ask"}),
         ("km draw lens --p", {"--prompt"}),
         ("km verify 3 --k", {"--kb"}),

@@ -22,6 +22,8 @@ from km.kb import taxonomy_text
 from km.result import Result
 from km.table import Table
 
+GOLDEN_DATA = Path(__file__).parents[1] / "golden_data"
+TINY = GOLDEN_DATA / "tiny_llama"
 PROVENANCE = {
     "measure": "memorization.recall",
     "version": 1,
@@ -282,6 +284,65 @@ def test_own_measure(kb: km.KnowledgeBase) -> None:
     assert kb.taxonomy["hyp-modular-region"]["measured"][0]["value"] == 1
     with pytest.raises(km.ArgumentError, match="no node"):
         kb.add_measure("mine.other", ["nowhere"])
+
+
+def a_model(name: str, digit: str) -> dict[str, Any]:
+    """A model as Model.describe() gives it."""
+    return dict(PROVENANCE["model"]) | {"name": name, "fingerprint": digit * 64}
+
+
+def test_lineage(kb: km.KnowledgeBase) -> None:
+    base, tuned, pruned = a_model("base", "a"), a_model("tuned", "b"), a_model("pruned", "c")
+    run = kb.begin_run(PROVENANCE)
+    assert kb.add_lineage(tuned, base, "trained", run=run, step=20, recipe={"lr": 5e-5})
+    assert not kb.add_lineage(tuned, base, "trained", step=3)
+    assert kb.add_lineage(pruned, tuned["fingerprint"], "pruned")
+    rows = list(kb.ask("lineage", model="tuned").rows())
+    assert [(r["generation"], r["child"], r["parent"], r["kind"]) for r in rows] == [
+        (-1, "tuned", "base", "trained"),
+        (1, "pruned", "tuned", "pruned"),
+    ]
+    assert (rows[0]["run"], rows[0]["step"], rows[0]["seed"]) == (run, 20, 3)
+    assert json.loads(rows[0]["recipe"]) == {"lr": 5e-5}
+    assert len(kb.ask("lineage", model="a" * 8)) == 2
+    assert len(kb.ask("lineage")) == 2
+    assert kb.info()["lineage"] == "2"
+    with pytest.raises(km.ArgumentError, match="comes from it"):
+        kb.add_lineage(base, pruned, "merged")
+    with pytest.raises(km.ArgumentError, match="kind"):
+        kb.add_lineage(pruned, base, "guessed")  # type: ignore[arg-type]
+    with pytest.raises(km.NotFoundError, match="record the model first"):
+        kb.add_lineage("d" * 64, base, "edited")
+    with pytest.raises(km.NotFoundError, match="no run 77"):
+        kb.add_lineage(a_model("new", "e"), base, "edited", run=77)
+    assert kb.info()["models"] == "4"  # a refused call records no model either
+
+
+def test_lineage_takes_models(kb: km.KnowledgeBase) -> None:
+    model = km.load(TINY)
+    child = model.describe() | {"fingerprint": "e" * 64}
+    assert kb.add_lineage(child, model, "edited")
+    assert kb.ask("lineage")["parent_fingerprint"] == [model.fingerprint]
+
+
+def test_files_of_version_1_are_brought_up_to_date(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes((GOLDEN_DATA / "kb_v1.db").read_bytes())
+    before = path.read_bytes()
+    with pytest.raises(km.UnsupportedError, match="km kb upgrade"):
+        km.KnowledgeBase(path, read_only=True)
+    assert path.read_bytes() == before
+    assert run_command("upgrade", "--kb", str(path)) == 0
+    assert "schema version 2" in capsys.readouterr().out
+    with km.KnowledgeBase(path, read_only=True) as kb:
+        assert len(kb.runs()) == 1
+        assert len(kb.ask("lineage")) == 0
+        assert len(kb.check(full=True)) == 0
+    with pytest.raises(km.NotFoundError, match="no such file"):
+        run_command("upgrade", "--kb", str(tmp_path / "none.db"))
+    assert not (tmp_path / "none.db").exists()
 
 
 CELLS = {

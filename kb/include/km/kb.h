@@ -79,6 +79,14 @@ KM_API KM_NODISCARD km_status km_kb_put_facts(int64_t *out, km_kb *kb, const cha
 /* JSON array of objects id, body; optional title, source, licence. As km_kb_put_facts. */
 KM_API KM_NODISCARD km_status km_kb_put_texts(int64_t *out, km_kb *kb, const char *json, size_t n,
                                               km_error *err);
+/* Which model came from which: JSON array of objects child, parent (fingerprints of models recorded
+ * before), kind ("trained", "edited", "pruned", "merged", "quantised" or "snapshot"); optional run,
+ * step, recipe (object). A merged model has an object for each parent. A child, parent and kind
+ * that are there already stay as they are; *out counts the new ones (NULL allowed). KM_ENOTFOUND
+ * for a model or run that is not recorded, KM_EINVAL when the child is its parent or comes before
+ * it. */
+KM_API KM_NODISCARD km_status km_kb_put_lineage(int64_t *out, km_kb *kb, const char *json, size_t n,
+                                                km_error *err);
 /* Declare a measure of the user's own: JSON object id, module, nodes (array of node ids); optional
  * title. Evidence can be recorded for these nodes alone. KM_EINVAL for an unknown node. */
 KM_API KM_NODISCARD km_status km_kb_put_measure(km_kb *kb, const char *json, size_t n,
@@ -151,12 +159,13 @@ KM_API KM_NODISCARD km_status km_kb_search(km_table **out, km_kb *kb, const char
 
 /* Facts about the file as rows (name, value): path, schema version, taxonomy, counts of rows. */
 KM_API KM_NODISCARD km_status km_kb_info(km_table **out, km_kb *kb, km_error *err);
-/* Check the file: SQLite's quick_check (or integrity_check when `full`), foreign keys, and with
- * `full` the digest of every chunk. One row (what, problem) for each problem; none when sound. */
+/* Check the file: SQLite's quick_check (or integrity_check when `full`), foreign keys, models that
+ * come from themselves, and with `full` the digest of every chunk. One row (what, problem) for each
+ * problem; none when sound. */
 KM_API KM_NODISCARD km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err);
 
 /* Schema version this library writes. */
-#define KM_KB_SCHEMA_VERSION 1
+#define KM_KB_SCHEMA_VERSION 2
 
 #ifdef __cplusplus
 }
