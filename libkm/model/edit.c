@@ -13,6 +13,11 @@ static km_status need_file(const km_model *model, km_error *err) {
     if (model == NULL) {
         return KM_SET(err, KM_EINVAL, "no model");
     }
+    if (model->is_trainable) {
+        return KM_SET(err, KM_EINVAL,
+                      "a trainable model has no file: an immutable copy (km_model_frozen) can be "
+                      "edited and saved");
+    }
     if (model->container == NULL) {
         return KM_SET(
             err, KM_EINVAL,
@@ -131,13 +136,7 @@ km_status km_model_with_weights(km_model **out, const km_model *model, const km_
         return KM_SET(err, KM_EINVAL, "no edits or no place for the model");
     }
     KM_TRY(need_file(model, err));
-    KM_GO(km_alloc_array((void **)&edited, model->ctx, 1, sizeof *edited, err));
-    atomic_init(&edited->refs, 1);
-    edited->ctx = model->ctx;
-    edited->origin = km_model_ref((km_model *)(uintptr_t)model);
-    edited->tokenizer = model->tokenizer;
-    edited->config = model->config;
-    KM_GO(km_strdup(&edited->path, model->ctx, model->path, err));
+    KM_GO(km__model_derive(&edited, model, err));
     KM_GO(overlay(edited, model, edits, n, err));
     KM_GO(km__weights_load(edited, &defaults, err));
     *out = edited;

@@ -251,6 +251,9 @@ km_status km_model_fingerprint(char out[65], const km_model *model, km_error *er
     if (out == NULL || model == NULL) {
         return KM_SET(err, KM_EINVAL, "no model or no place for the fingerprint");
     }
+    if (model->is_trainable) {
+        return KM_SET(err, KM_EUNSUPPORTED, "the model can change: it has no fingerprint");
+    }
     km_model *self = (km_model *)(uintptr_t)model;
     if (atomic_load(&self->fingerprint_state) == FINGERPRINT_READY) {
         memcpy(out, model->fingerprint, sizeof(model->fingerprint));

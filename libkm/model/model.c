@@ -38,6 +38,14 @@ done:
     return status;
 }
 
+km_status km__model_derive(km_model **out, const km_model *model, km_error *err) {
+    KM_TRY(new_model(out, model->ctx, model->path, err));
+    (*out)->config = model->config;
+    (*out)->tokenizer = model->tokenizer;
+    (*out)->origin = km_model_ref((km_model *)(uintptr_t)model);
+    return KM_OK;
+}
+
 km_status km_model_random_like(km_model **out, const km_model *model, uint64_t seed,
                                km_error *err) {
     if (out == NULL || model == NULL) {
@@ -45,10 +53,7 @@ km_status km_model_random_like(km_model **out, const km_model *model, uint64_t s
     }
     km_status status = KM_OK;
     km_model *control = NULL;
-    KM_GO(new_model(&control, model->ctx, model->path, err));
-    control->config = model->config;
-    control->tokenizer = model->tokenizer;
-    control->origin = km_model_ref((km_model *)model);
+    KM_GO(km__model_derive(&control, model, err));
     control->random_seed = seed;
     KM_GO(km__weights_randomise(control, seed, err));
     *out = control;
@@ -68,6 +73,7 @@ void km_model_free(km_model *model) {
         return;
     }
     km__weights_clear(model);
+    km_free(model->ctx, model->parameters);
     if (model->origin == NULL) {
         km_tokenizer_free(model->tokenizer);
     }

@@ -41,18 +41,23 @@ struct km_model {
     atomic_int refs;
     km_ctx *ctx;
     km_config config;
-    km_container *container; /* NULL for km_model_random_like */
+    km_container *container; /* NULL for km_model_random_like and km_model_trainable */
     km_tokenizer *tokenizer;
-    struct km_model *origin; /* a random control keeps the model whose tokenizer it borrows */
+    struct km_model *origin; /* a model made from another keeps it: the tokenizer is borrowed */
     uint64_t random_seed;
     km_weights weights;
     int64_t n_parameters;
+    struct km__parameter *parameters; /* (n_tensors) owned; parameters.h */
+    int64_t n_tensors;
+    bool is_trainable;
     char precision[16];
-    atomic_int fingerprint_state; /* fingerprint.c: absent, being written, ready */
+    atomic_int fingerprint_state; /* fingerprint.c: absent (0), being written, ready */
     char fingerprint[65];
     char *path;
 };
 
+/* model.c: a model with `model`'s configuration, tokenizer and path, and a reference to it. */
+KM_NODISCARD km_status km__model_derive(km_model **out, const km_model *model, km_error *err);
 /* config.c: from GGUF metadata or config.json. Unknown architecture: KM_EUNSUPPORTED, by name. */
 KM_NODISCARD km_status km__config_read(km_config *out, const km_container *container,
                                        km_error *err);

@@ -1,5 +1,6 @@
 /* weights.c: find a model's tensors in its container. Matrices are used as they are stored;
  * what cannot be is copied (weights_copy.c). */
+#include "model/parameters.h"
 #include "model/weights_private.h"
 
 #include <inttypes.h>
@@ -150,7 +151,7 @@ static km_status load(km_model *model, km_weight_plan *plan, const km_model_opti
     KM_TRY(list_maps(model, plan, err));
     km__weight_plan_connect(plan, model);
     set_precision(model, plan);
-    return KM_OK;
+    return km__parameters_list(model, err);
 }
 
 km_status km__weights_load(km_model *model, const km_model_options *options, km_error *err) {

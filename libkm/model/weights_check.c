@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "model/parameters.h"
 #include "model/weights_private.h"
 
 /* Bytes of weights one worker checks at a time, about. */
@@ -129,6 +130,10 @@ km_status km__weights_check(const km_model *model, km_error *err) {
     km_model *self = (km_model *)(uintptr_t)model; /* what is remembered changes nothing it holds */
     if (atomic_load(&self->weights.checked)) {
         return KM_OK;
+    }
+    if (model->is_trainable) {
+        KM_TRY(km__weights_check(model->origin, err));
+        KM_TRY(km__trainable_check(model, err));
     }
     if (model->weights.n_maps > 0) {
         KM_TRY(check_maps(model, err));

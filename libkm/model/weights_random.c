@@ -7,6 +7,7 @@
  * 2014) at a given counter makes two normals by the Box-Muller transform with 31 bits of radius and
  * 26 of angle: in float32 their error is below 2e-6, the largest magnitude 6.66 standard
  * deviations. The loops have no branches and fixed lengths for the compiler's vectoriser. */
+#include "model/parameters.h"
 #include "model/weights_private.h"
 
 #include <math.h>
@@ -158,6 +159,7 @@ km_status km__weights_randomise(km_model *model, uint64_t seed, km_error *err) {
     inherit_rope_factors(&plan, model);
     km__weight_plan_connect(&plan, model);
     (void)snprintf(model->precision, sizeof(model->precision), "F32");
+    KM_GO(km__parameters_list(model, err));
 done:
     km_free(model->ctx, ranges);
     km__weight_plan_clear(&plan);

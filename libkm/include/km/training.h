@@ -42,6 +42,10 @@ KM_API KM_NODISCARD km_status km_model_parameter_at(km_parameter *out, const km_
 /* Index of a parameter by name; KM_ENOTFOUND, with a name that there is. */
 KM_API KM_NODISCARD km_status km_model_parameter_find(int64_t *out, const km_model *model,
                                                       const char *name, km_error *err);
+/* Values of several parameters, whatever type they are stored in, as float32: out[i] (rows, cols)
+ * for parameter i of n_tensors; NULL where none are wanted. */
+KM_API KM_NODISCARD km_status km_model_parameters_into(float *const *out, const km_model *model,
+                                                       km_error *err);
 
 /* ---- models whose weights can change ---- */
 
@@ -57,6 +61,13 @@ KM_API KM_NODISCARD km_status km_model_trainable(km_model **out, const km_model 
 /* To be called after values were changed: the model's fingerprint is computed again when next asked
  * for, and the values are checked again before the next pass. */
 KM_API void km_model_changed(km_model *model);
+/* Which parameters of a trainable model differ in any bit from those of the model it was made of:
+ * out (n_tensors). */
+KM_API KM_NODISCARD km_status km_model_differs(bool *out, const km_model *model, km_error *err);
+/* Give every trainable parameter i the values[i] (rows, cols), and those of the model it was made
+ * of where that, or `values` itself, is NULL; then as km_model_changed. */
+KM_API KM_NODISCARD km_status km_model_restore(km_model *model, const float *const *values,
+                                               km_error *err);
 /* An immutable model with the present values of a trainable one, which can be saved and
  * fingerprinted as one loaded from a file; values are copied, everything unchanged is shared. */
 KM_API KM_NODISCARD km_status km_model_frozen(km_model **out, const km_model *model, km_error *err);

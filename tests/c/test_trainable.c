@@ -1,0 +1,158 @@
+/* test_trainable.c: parameters by name, trainable copies and immutable copies of those. */
+#include <math.h>
+
+#include "km/save.h"
+#include "km/training.h"
+#include "tiny_model.h"
+
+static const char *const ARCHITECTURES[] = {
+    "gemma2",          "gemma3", "gpt2",  "llama3",       "llama_bias", "mistral",
+    "neox_sequential", "pythia", "qwen2", "qwen2_window", "qwen3"};
+#define N_ARCHITECTURES ((int)(sizeof ARCHITECTURES / sizeof ARCHITECTURES[0]))
+static const int32_t IDS[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5};
+#define N_IDS ((int)(sizeof IDS / sizeof IDS[0]))
+
+static km_model *load_path(km_ctx *ctx, const char *path) {
+    km_model *model;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_load(&model, ctx, path, NULL, &err), &err);
+    return model;
+}
+
+static km_model *load(km_ctx *ctx, const char *name, bool gguf) {
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/golden_data/arch/%s%s", KM_TEST_DATA, name,
+                   gguf ? ".gguf" : "");
+    return load_path(ctx, path);
+}
+
+static km_model *trainable(const km_model *model) {
+    km_model *copy;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_trainable(&copy, model, NULL, 0, &err), &err);
+    return copy;
+}
+
+/* log p(. | IDS) of the whole vocabulary, to be freed. */
+static float *logprobs(const km_model *model) {
+    const int64_t vocab = km_model_config(model)->vocab_size;
+    float *out = malloc((size_t)vocab * sizeof *out);
+    km_error err = KM_ERROR_INIT;
+    assert_non_null(out);
+    km_test_ok(km_model_next_logprobs_into(out, model, IDS, N_IDS, &err), &err);
+    return out;
+}
+
+static void same_logprobs(const km_model *a, const km_model *b, bool same) {
+    float *x = logprobs(a), *y = logprobs(b);
+    const size_t size = (size_t)km_model_config(a)->vocab_size * sizeof *x;
+    assert_int_equal(memcmp(x, y, size) == 0, same);
+    free(x);
+    free(y);
+}
+
+static void for_all(void (*test)(km_ctx *ctx, const km_model *model, bool gguf)) {
+    km_ctx *ctx = km_test_ctx(2);
+    for (int i = 0; i < 2 * N_ARCHITECTURES; i++) {
+        km_model *model = load(ctx, ARCHITECTURES[i / 2], i % 2 == 1);
+        test(ctx, model, i % 2 == 1);
+        km_model_free(model);
+    }
+    km_ctx_free(ctx);
+}
+
+/* Make every trainable value another one: x -> x + 2^-6 (1 + i mod 5), in float32. */
+static void change_all(km_model *model) {
+    for (int64_t i = 0; i < km_model_n_tensors(model); i++) {
+        km_parameter p;
+        assert_int_equal(km_model_parameter_at(&p, model, i, NULL), KM_OK);
+        for (int64_t k = 0; p.values != NULL && k < p.n; k++) {
+            p.values[k] += 0x1p-6f * (float)(1 + (k + i) % 5);
+        }
+    }
+    km_model_changed(model);
+}
+
+/* ---- parameters ---- */
+
+static void check_parameters(km_ctx *ctx, const km_model *model, bool gguf) {
+    (void)ctx;
+    (void)gguf;
+    int64_t total = 0;
+    for (int64_t i = 0; i < km_model_n_tensors(model); i++) {
+        km_parameter p;
+        int64_t index = -1;
+        assert_int_equal(km_model_parameter_at(&p, model, i, NULL), KM_OK);
+        assert_int_equal(km_model_parameter_find(&index, model, p.name, NULL), KM_OK);
+        assert_int_equal(index, i);
+        assert_int_equal(p.rows * p.cols, p.n);
+        assert_int_equal(p.layer >= 0, strncmp(p.name, "blk.", 4) == 0);
+        assert_int_equal(p.kind == KM_PARAMETER_BIAS, strstr(p.name, ".bias") != NULL);
+        assert_int_equal(p.kind == KM_PARAMETER_GAIN, strstr(p.name, "norm.weight") != NULL);
+        assert_null(p.values);
+        total += p.n;
+    }
+    assert_int_equal(total, km_model_parameters(model));
+}
+
+static void test_parameters(void **state) {
+    (void)state;
+    for_all(check_parameters);
+}
+
+static void test_parameter_errors(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(1);
+    km_model *model = load(ctx, "llama3", true);
+    km_parameter p;
+    int64_t index;
+    km_error err = KM_ERROR_INIT;
+    assert_int_equal(km_model_parameter_at(&p, model, km_model_n_tensors(model), &err), KM_ERANGE);
+    assert_int_equal(km_model_parameter_at(&p, model, -1, NULL), KM_ERANGE);
+    err = (km_error)KM_ERROR_INIT;
+    assert_int_equal(km_model_parameter_find(&index, model, "model.embed_tokens.weight", &err),
+                     KM_ENOTFOUND);
+    assert_non_null(strstr(err.message, "blk."));
+    km_model_free(model);
+    km_ctx_free(ctx);
+}
+
+/* ---- trainable copies ---- */
+
+static void check_trainable(km_ctx *ctx, const km_model *model, bool gguf) {
+    (void)ctx;
+    (void)gguf;
+    km_model *copy = trainable(model);
+    bool differs[256];
+    km_error err = KM_ERROR_INIT;
+    assert_true(km_model_n_tensors(copy) < 256);
+    assert_int_equal(km_model_n_tensors(copy), km_model_n_tensors(model));
+    same_logprobs(copy, model, true);
+    km_test_ok(km_model_differs(differs, copy, &err), &err);
+    for (int64_t i = 0; i < km_model_n_tensors(copy); i++) {
+        assert_false(differs[i]);
+    }
+    change_all(copy);
+    same_logprobs(copy, model, false);
+    km_test_ok(km_model_differs(differs, copy, &err), &err);
+    for (int64_t i = 0; i < km_model_n_tensors(copy); i++) {
+        assert_true(differs[i]);
+    }
+    km_test_ok(km_model_restore(copy, NULL, &err), &err);
+    same_logprobs(copy, model, true);
+    km_model_free(copy);
+}
+
+static void test_trainable(void **state) {
+    (void)state;
+    for_all(check_trainable);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_parameter_errors),
+        cmocka_unit_test(test_trainable),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
