@@ -5,14 +5,12 @@
  * configuration as sorted "name=value" lines, then for each tensor, sorted by name, the line
  * "name type shape" and its digest. Neither path nor display name enter. A random control hashes
  * the configuration, the seed and the initialiser's version instead of bytes. */
-#include "model/model_private.h"
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/weights_private.h"
+#include "model/image.h"
 
 #define PIECE_BYTES ((size_t)4 << 20)
 #define DIGEST 32
@@ -26,6 +24,7 @@ typedef struct piece {
 
 typedef struct hashing {
     const km_container *container;
+    const km__image *image;         /* tensors in place of the container's */
     const km_tensor_info **tensors; /* (n_tensors) sorted by name */
     int64_t n_tensors;
     piece *pieces;
@@ -148,7 +147,9 @@ static km_status list_pieces(hashing *work, km_ctx *ctx, km_error *err) {
     KM_TRY(
         km_alloc_array((void **)&work->tensors, ctx, work->n_tensors, sizeof(*work->tensors), err));
     for (int64_t i = 0; i < work->n_tensors; i++) {
-        work->tensors[i] = km_container_tensor(work->container, i);
+        const km_tensor_info *info = km_container_tensor(work->container, i);
+        const km_tensor_info *changed = km__image_find(work->image, info->name);
+        work->tensors[i] = changed != NULL ? changed : info;
         work->n_pieces += pieces_of(work->tensors[i]);
     }
     qsort(work->tensors, (size_t)work->n_tensors, sizeof(*work->tensors), compare_names);
@@ -197,10 +198,11 @@ static void hash_tensor(km_sha256 *sha, const km_tensor_info *info, const unsign
     km_sha256_update(sha, digest, sizeof(digest));
 }
 
-static km_status hash_weights(km_sha256 *sha, const km_model *model, km_error *err) {
+static km_status hash_tensors(km_sha256 *sha, const km_model *model, const km__image *image,
+                              km_error *err) {
     km_status status = KM_OK;
     km_ctx *ctx = model->ctx;
-    hashing work = {model->container, NULL, 0, NULL, NULL, 0};
+    hashing work = {model->container, image, NULL, 0, NULL, NULL, 0};
     KM_GO(km_container_check(model->container, err));
     KM_GO(list_pieces(&work, ctx, err));
     KM_GO(km_parallel_for(ctx, work.n_pieces, 1, hash_pieces, &work, err));
@@ -213,6 +215,19 @@ done:
     km_free(ctx, work.tensors);
     km_free(ctx, work.pieces);
     km_free(ctx, work.digests);
+    return status;
+}
+
+/* A trainable model's weights as its immutable copy would hold them. */
+static km_status hash_weights(km_sha256 *sha, const km_model *model, km_error *err) {
+    km__image image = {0};
+    km_status status = KM_OK;
+    if (model->is_trainable) {
+        KM_GO(km__image_make(&image, model, NULL, err));
+    }
+    KM_GO(hash_tensors(sha, km__model_with_container(model), &image, err));
+done:
+    km__image_clear(&image);
     return status;
 }
 
@@ -231,7 +246,7 @@ static km_status compute(char out[65], const km_model *model, km_error *err) {
     unsigned char digest[DIGEST];
     km_sha256_init(&sha);
     hash_config(&sha, &model->config);
-    if (model->container != NULL) {
+    if (model->container != NULL || model->is_trainable) {
         KM_TRY(hash_weights(&sha, model, err));
     } else {
         char line[96];
@@ -250,9 +265,6 @@ static km_status compute(char out[65], const km_model *model, km_error *err) {
 km_status km_model_fingerprint(char out[65], const km_model *model, km_error *err) {
     if (out == NULL || model == NULL) {
         return KM_SET(err, KM_EINVAL, "no model or no place for the fingerprint");
-    }
-    if (model->is_trainable) {
-        return KM_SET(err, KM_EUNSUPPORTED, "the model can change: it has no fingerprint");
     }
     km_model *self = (km_model *)(uintptr_t)model;
     if (atomic_load(&self->fingerprint_state) == FINGERPRINT_READY) {

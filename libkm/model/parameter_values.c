@@ -107,36 +107,54 @@ static km_status compare(void *payload, int64_t begin, int64_t end, int worker, 
     const job *work = payload;
     for (int64_t i = begin; i < end; i++) {
         const km__parameter_range *r = &work->ranges[i];
-        const km__parameter *p = &work->model->parameters[r->index];
-        const size_t bytes = (size_t)((r->end - r->begin) * p->cols) * sizeof(float);
+        const int64_t cols = work->model->parameters[r->index].cols;
+        const size_t bytes = (size_t)((r->end - r->begin) * cols) * sizeof(float);
         float *other = NULL;
         if (atomic_load_explicit(&work->differs[r->index], memory_order_relaxed)) {
             continue;
         }
         KM_TRY(km_worker_scratch((void **)&other, work->model->ctx, worker, bytes, err));
-        km__parameter_rows(other, work->model->origin, r->index, r->begin, r->end);
-        if (memcmp(other, p->values + r->begin * p->cols, bytes) != 0) {
+        km__parameter_rows(other, work->model, r->index, r->begin, r->end);
+        if (memcmp(other, work->in[r->index] + r->begin * cols, bytes) != 0) {
             atomic_store_explicit(&work->differs[r->index], true, memory_order_relaxed);
         }
     }
     return KM_OK;
 }
 
-km_status km_model_differs(bool *out, const km_model *model, km_error *err) {
-    bool *wanted = NULL;
-    job work = {.model = model};
+km_status km__parameters_differ(bool *out, const km_model *model, const float *const *values,
+                                km_error *err) {
+    job work = {.model = model, .in = values};
     km_status status = KM_OK;
-    KM_TRY(need_trainable(model, err));
-    KM_GO(choose(&wanted, model, NULL, err));
     KM_GO(km_alloc_array((void **)&work.differs, model->ctx, model->n_tensors, sizeof *work.differs,
                          err));
-    KM_GO(over_ranges(&work, wanted, compare, err));
+    for (int64_t i = 0; i < model->n_tensors; i++) {
+        const km__parameter *p = &model->parameters[i];
+        const float *own = p->vector != NULL            ? *p->vector
+                           : p->matrix->dtype == KM_F32 ? p->matrix->data
+                                                        : NULL;
+        out[i] = values[i] != NULL && values[i] != own;
+    }
+    KM_GO(over_ranges(&work, out, compare, err));
     for (int64_t i = 0; i < model->n_tensors; i++) {
         out[i] = atomic_load_explicit(&work.differs[i], memory_order_relaxed);
     }
 done:
-    km_free(model->ctx, wanted);
     km_free(model->ctx, work.differs);
+    return status;
+}
+
+km_status km_model_differs(bool *out, const km_model *model, km_error *err) {
+    const float **values = NULL;
+    km_status status = KM_OK;
+    KM_TRY(need_trainable(model, err));
+    KM_GO(km_alloc_array((void **)&values, model->ctx, model->n_tensors, sizeof *values, err));
+    for (int64_t i = 0; i < model->n_tensors; i++) {
+        values[i] = model->parameters[i].values;
+    }
+    KM_GO(km__parameters_differ(out, model->origin, values, err));
+done:
+    km_free(model->ctx, values);
     return status;
 }
 

@@ -39,7 +39,11 @@ typedef struct km__parameter_range {
 KM_NODISCARD km_status km__parameters_cut(km__parameter_range **out, int64_t *n,
                                           const km_model *model, const bool *wanted, km_error *err);
 
-/* parameter_values.c: KM_ENUMERIC, naming the parameter, when a trainable value is not finite. */
+/* parameter_values.c: which of `values` ((n_tensors), NULL: not compared) differ from the model's
+ * own in any bit: out (n_tensors). */
+KM_NODISCARD km_status km__parameters_differ(bool *out, const km_model *model,
+                                             const float *const *values, km_error *err);
+/* KM_ENUMERIC, naming the parameter, when a trainable value is not finite. */
 KM_NODISCARD km_status km__trainable_check(const km_model *model, km_error *err);
 
 #endif

@@ -148,11 +148,127 @@ static void test_trainable(void **state) {
     for_all(check_trainable);
 }
 
+/* ---- immutable copies ---- */
+
+static km_model *frozen(const km_model *model) {
+    km_model *copy;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_frozen(&copy, model, &err), &err);
+    return copy;
+}
+
+static void same_fingerprint(const km_model *a, const km_model *b, bool same) {
+    char x[65], y[65];
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_fingerprint(x, a, &err), &err);
+    km_test_ok(km_model_fingerprint(y, b, &err), &err);
+    assert_int_equal(strcmp(x, y) == 0, same);
+}
+
+/* Saved as it came, and loaded again. */
+static km_model *reloaded(km_ctx *ctx, const km_model *model, bool gguf) {
+    char path[300], command[320];
+    const char *place = getenv("TMPDIR");
+    km_error err = KM_ERROR_INIT;
+    (void)snprintf(path, sizeof path, "%s/km-trainable-%d%s", place != NULL ? place : "/tmp",
+                   (int)getpid(), gguf ? ".gguf" : "");
+    km_test_ok(km_model_save(model, path, NULL, &err), &err);
+    km_model *again = load_path(ctx, path);
+    (void)snprintf(command, sizeof command, "rm -r '%s'", path);
+    assert_int_equal(system(command), 0);
+    return again;
+}
+
+static void check_frozen(km_ctx *ctx, const km_model *model, bool gguf) {
+    km_model *copy = trainable(model);
+    km_model *unchanged = frozen(copy);
+    same_logprobs(unchanged, model, true);
+    same_fingerprint(unchanged, model, true);
+    same_fingerprint(copy, model, true);
+    km_model_free(unchanged);
+
+    change_all(copy);
+    km_model *changed = frozen(copy);
+    same_logprobs(changed, copy, true);
+    same_fingerprint(changed, copy, true);
+    same_fingerprint(changed, model, false);
+    km_model *again = reloaded(ctx, changed, gguf);
+    same_logprobs(again, copy, true);
+    same_fingerprint(again, copy, true);
+    km_model_free(again);
+
+    /* The copy is no view. */
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_restore(copy, NULL, &err), &err);
+    same_logprobs(changed, copy, false);
+    same_fingerprint(copy, model, true);
+    km_model_free(copy);
+    km_model_free(changed);
+}
+
+static void test_frozen(void **state) {
+    (void)state;
+    for_all(check_frozen);
+}
+
+/* One of three fused parameters: the others keep the file's values. */
+static void check_one_changed(km_ctx *ctx, const km_model *model, bool gguf) {
+    int64_t index;
+    km_error err = KM_ERROR_INIT;
+    bool which[256] = {false};
+    km_parameter p;
+    km_test_ok(km_model_parameter_find(&index, model, "blk.1.attn_k.weight", &err), &err);
+    which[index] = true;
+    km_model *copy;
+    km_test_ok(km_model_trainable(&copy, model, which, 0, &err), &err);
+    for (int64_t i = 0; i < km_model_n_tensors(copy); i++) {
+        km_test_ok(km_model_parameter_at(&p, copy, i, &err), &err);
+        assert_int_equal(p.values != NULL, i == index);
+    }
+    change_all(copy);
+    km_model *changed = frozen(copy), *again = reloaded(ctx, changed, gguf);
+    same_logprobs(changed, model, false);
+    same_logprobs(changed, copy, true);
+    same_logprobs(again, copy, true);
+    same_fingerprint(again, copy, true);
+    km_model_free(again);
+    km_model_free(changed);
+    km_model_free(copy);
+}
+
+static void test_one_changed(void **state) {
+    (void)state;
+    for_all(check_one_changed);
+}
+
+/* A trained random control can be frozen: it takes the layout of the model it is a control of. */
+static void check_control(km_ctx *ctx, const km_model *model, bool gguf) {
+    km_model *control;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_random_like(&control, model, 5, &err), &err);
+    km_model *copy = trainable(control);
+    same_logprobs(copy, control, true);
+    change_all(copy);
+    km_model *changed = frozen(copy), *again = reloaded(ctx, changed, gguf);
+    km_model_free(control);
+    same_logprobs(again, copy, true);
+    same_fingerprint(again, copy, true);
+    km_model_free(again);
+    km_model_free(copy);
+    same_logprobs(changed, changed, true);
+    km_model_free(changed);
+}
+
+static void test_control(void **state) {
+    (void)state;
+    for_all(check_control);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parameters),
-        cmocka_unit_test(test_parameter_errors),
-        cmocka_unit_test(test_trainable),
+        cmocka_unit_test(test_parameters),  cmocka_unit_test(test_parameter_errors),
+        cmocka_unit_test(test_trainable),   cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_one_changed), cmocka_unit_test(test_control),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,9 +68,16 @@ KM_API KM_NODISCARD km_status km_model_differs(bool *out, const km_model *model,
  * of where that, or `values` itself, is NULL; then as km_model_changed. */
 KM_API KM_NODISCARD km_status km_model_restore(km_model *model, const float *const *values,
                                                km_error *err);
-/* An immutable model with the present values of a trainable one, which can be saved and
- * fingerprinted as one loaded from a file; values are copied, everything unchanged is shared. */
+/* An immutable model with the present values of a trainable one, which can be edited, saved and
+ * fingerprinted as one loaded from a file: it has the names and the layout of the file that the
+ * first of its ancestors came from. Changed tensors become float32 and are copied; those with the
+ * bits they had there stay as they are stored, so that a copy of an unchanged model has that
+ * model's fingerprint. A random control takes the names of the model that it is a control of. */
 KM_API KM_NODISCARD km_status km_model_frozen(km_model **out, const km_model *model, km_error *err);
+/* The same of any model with values[i] (rows, cols) in place of its parameter i (n_tensors); its
+ * own where that is NULL. */
+KM_API KM_NODISCARD km_status km_model_with_parameters(km_model **out, const km_model *model,
+                                                       const float *const *values, km_error *err);
 /* A model of a configuration of one's own (arch and name are kept; sizes and kinds decide) with the
  * given tokenizer, which it takes a reference to, and fresh weights as km_model_random_like makes
  * them. It can be frozen, saved and loaded again as any other. KM_EINVAL, naming the field, for a
