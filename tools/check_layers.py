@@ -31,6 +31,8 @@ PUBLIC = {
     "save.h": "model",
     "gradient.h": "model",
     "training.h": "model",
+    "optimizer.h": "model",
+    "trainer.h": "model",
     "affine_lens.h": "measure",
     "neurons.h": "measure",
     "circuit.h": "measure",

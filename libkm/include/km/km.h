@@ -12,12 +12,14 @@
 #include "km/memorization.h"
 #include "km/model.h"
 #include "km/neurons.h"
+#include "km/optimizer.h"
 #include "km/points.h"
 #include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
 #include "km/table.h"
 #include "km/text.h"
+#include "km/trainer.h"
 #include "km/training.h"
 
 #endif
