@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from km.loading import load as load
     from km.loading import models as models
     from km.model import Model as Model
+    from km.model_diff import Diff as Diff
+    from km.model_diff import diff as diff
     from km.neurons import KnowledgeNeurons as KnowledgeNeurons
     from km.neurons import knowledge_neurons as knowledge_neurons
     from km.patch_sweep import ActivationPatching as ActivationPatching
@@ -95,6 +97,7 @@ _PLACES = {
     "ConflictWarning": "kb",
     "Context": "_km",
     "Decoder": "decoders",
+    "Diff": "model_diff",
     "Error": "errors",
     "ExposureResult": "texts",
     "FormatError": "errors",
@@ -129,6 +132,7 @@ _PLACES = {
     "causal_trace": "causal_tracing",
     "compare": "comparison",
     "datasets": "",
+    "diff": "model_diff",
     "draw": "",
     "exposure": "texts",
     "knowledge_circuit": "circuits",

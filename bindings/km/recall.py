@@ -444,6 +444,24 @@ def _check_objects(model: object, kb: object) -> None:
         raise ArgumentError(f"kb is a {type(kb).__name__}; open one with km.KnowledgeBase(path)")
 
 
+def recall_key(
+    model: Model, plan: RelationPlan, bos: bool | None, lens: bool, weights: list[Any] | None = None
+) -> str:
+    """Content key of a relation's rows.
+
+    Parameters
+    ----------
+    weights : list, optional
+        What was done to the model's weights, in JSON types: rows of a model that follows from this
+        one are found without making it.
+    """
+    parameters: dict[str, Any] = {"bos": bos, "lens": lens, **plan.describe()}
+    if weights is not None:
+        parameters["weights"] = weights
+    ids = [model.encode(text, bos=False) for text in plan.texts()]
+    return content_key(RECALL_ID, RECALL_VERSION, parameters, model.fingerprint, ids)
+
+
 class _Measurement:
     """One call's work, relation by relation."""
 
@@ -455,16 +473,9 @@ class _Measurement:
         self._random: Model | None = None
 
     def key(self, plan: RelationPlan, control: bool) -> str:
-        """Content key of a relation's rows.
-
-        The random control follows from the model's shape and the seed, so that its weights need
-        not be made to look it up.
-        """
-        parameters = {**self.options, **plan.describe()}
-        if control:
-            parameters["weights"] = [RANDOM_INIT, self.seed]
-        ids = [self.model.encode(text, bos=False) for text in plan.texts()]
-        return content_key(RECALL_ID, RECALL_VERSION, parameters, self.model.fingerprint, ids)
+        """Content key of a relation's rows; the random control follows from the seed."""
+        weights = [RANDOM_INIT, self.seed] if control else None
+        return recall_key(self.model, plan, weights=weights, **self.options)
 
     def jobs(
         self, jobs: Sequence[tuple[str, RelationPlan, bool]], report: ProgressReporter
