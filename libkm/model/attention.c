@@ -26,11 +26,6 @@ typedef struct attention_work {
     bool door_scores, door_pattern;
 } attention_work;
 
-/* Ancestor nodes first .. first+count-1, in columns column .. column+count-1. */
-typedef struct range {
-    int64_t first, count, column;
-} range;
-
 /* One item: its stacked queries, scores and output. */
 typedef struct item {
     const attention_work *work;
@@ -40,7 +35,7 @@ typedef struct item {
     int64_t n_rows;    /* R */
     int64_t low;       /* position of column 0 */
     int64_t n_columns; /* positions low .. that of the run's last query */
-    range *ranges;     /* (n_ranges) from the last to the first */
+    km__range *ranges; /* (n_ranges) from the last to the first */
     int64_t n_ranges;
     float *queries; /* (R, Dh) */
     float *output;  /* (R, Dh) */
@@ -53,21 +48,6 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
-}
-
-/* The ranges of the run and its ancestors from the deepest up to position `low`. */
-static void find_ranges(item *it) {
-    const km__plan *plan = &it->work->pass->plan;
-    int64_t last = it->run->node + it->run->count - 1;
-    while (last >= 0 && plan->depth[last] >= it->low) {
-        int64_t first = plan->segment_start[last];
-        const int64_t parent = plan->parent[first];
-        if (plan->depth[first] < it->low) {
-            first += it->low - plan->depth[first];
-        }
-        it->ranges[it->n_ranges++] = (range){first, last - first + 1, plan->depth[first] - it->low};
-        last = parent;
-    }
 }
 
 /* Columns begin .. end-1 are what a row sees. */
@@ -93,12 +73,13 @@ static void score(const item *it) {
         const int64_t n_rows = smaller(KM_MIX_ROWS, it->n_rows - row);
         const int64_t begin = row_begin(it, row), end = row_end(it, row + n_rows - 1);
         for (int64_t i = 0; i < it->n_ranges; i++) {
-            const range *r = &it->ranges[i];
-            const int64_t from = larger(begin, r->column), to = smaller(end, r->column + r->count);
+            const km__range *r = &it->ranges[i];
+            const int64_t column = r->position - it->low;
+            const int64_t from = larger(begin, column), to = smaller(end, column + r->count);
             if (from < to) {
                 pass->attention->scores(it->scores + row * it->n_columns + from, it->n_columns,
                                         it->queries + row * width, n_rows,
-                                        kv_row(it, it->work->keys, r->first + from - r->column), ld,
+                                        kv_row(it, it->work->keys, r->first + from - column), ld,
                                         to - from, width, config->attn_scale);
             }
         }
@@ -111,12 +92,13 @@ static void mix_columns(const item *it, int64_t row, int64_t n_rows, int64_t beg
     const km_config *config = &pass->model->config;
     const int64_t width = config->head_dim, ld = (int64_t)config->n_kv_heads * width;
     for (int64_t i = it->n_ranges - 1; i >= 0 && begin < end; i--) {
-        const range *r = &it->ranges[i];
-        const int64_t from = larger(begin, r->column), to = smaller(end, r->column + r->count);
+        const km__range *r = &it->ranges[i];
+        const int64_t column = r->position - it->low;
+        const int64_t from = larger(begin, column), to = smaller(end, column + r->count);
         if (from < to) {
             pass->attention->mix(it->output + row * width, it->scores + row * it->n_columns + from,
                                  it->n_columns, n_rows,
-                                 kv_row(it, it->work->values, r->first + from - r->column), ld,
+                                 kv_row(it, it->work->values, r->first + from - column), ld,
                                  to - from, width);
         }
     }
@@ -211,9 +193,9 @@ static km_status attention_range(void *payload, int64_t begin, int64_t end, int 
         it.n_columns = depth[run->count - 1] + 1 - it.low;
         it.queries = scratch;
         it.output = it.queries + most_rows * width;
-        it.ranges = (range *)(void *)(it.output + most_rows * width);
+        it.ranges = (km__range *)(void *)(it.output + most_rows * width);
         it.scores = (float *)(void *)(it.ranges + pass->plan.n_positions);
-        find_ranges(&it);
+        it.n_ranges = km__plan_ranges(it.ranges, &pass->plan, run->node + run->count - 1, it.low);
         KM_TRY(run_item(
             &it, pass->work->q + (run->row * config->n_heads + it.kv_head * it.group) * width,
             err));
@@ -244,6 +226,6 @@ km_status km__attention(const km__pass *pass, const km__run *runs, int64_t n_run
 
 int64_t km__attention_floats(const km_config *config, const km__plan *plan) {
     const int64_t rows = plan->run_max * (config->n_heads / config->n_kv_heads);
-    const int64_t ranges = (int64_t)(sizeof(range) / sizeof(float)) * plan->n_positions;
+    const int64_t ranges = (int64_t)(sizeof(km__range) / sizeof(float)) * plan->n_positions;
     return (rows * (2 * (int64_t)config->head_dim + plan->n_positions) + ranges + 15) / 16 * 16;
 }

@@ -24,6 +24,19 @@ typedef struct km__rows {
     const int64_t *row_of; /* (tokens) row of a token or -1; NULL as nodes is */
 } km__rows;
 
+/* Ancestors first .. first+count-1, neighbours in memory, at positions position ..
+ * position+count-1. */
+typedef struct km__range {
+    int64_t first, count, position;
+} km__range;
+
+/* A run's scores should take no more than this many floats, so that they stay near the processor,
+ * but a run has at least KM_LEAST_RUN queries, so that keys and values are read for several at
+ * once. */
+#define KM_RUN_SCORES ((int64_t)1 << 18)
+#define KM_LEAST_RUN 4
+#define KM_MOST_RUN 64
+
 /* A validated tree and who needs what. */
 typedef struct km__plan {
     const km_tree *tree;
@@ -53,6 +66,9 @@ KM_NODISCARD km_status km__plan_init(km__plan *plan, const km_model *model,
 KM_NODISCARD km_status km__plan_need(km__plan *plan, const km_model *model,
                                      const km_forward_request *request, km_error *err);
 void km__plan_clear(km__plan *plan, km_ctx *ctx);
+/* Node `last` and its ancestors from position `low` on, the deepest range first; returns how many
+ * ranges, at most as many as positions. */
+int64_t km__plan_ranges(km__range *out, const km__plan *plan, int64_t last, int64_t low);
 /* The rows that the second half of `layer` works on. */
 km__rows km__plan_rows(const km__plan *plan, int32_t layer);
 

@@ -9,8 +9,6 @@
 
 #include "model/gradient_private.h"
 
-#define ALIGN_FLOATS 16
-
 /* Points whose patched values the way back needs: those inside a layer that later steps start
  * from. The others are contained in resid_pre of the next layer. */
 static const km_point INSIDE[] = {
@@ -33,111 +31,36 @@ static const km_point INSIDE[] = {
 
 /* ---- memory ---- */
 
-typedef struct part {
-    float **where;
-    double floats; /* double: cannot overflow before it is compared with the memory there is */
-} part;
-
-#define MAX_PARTS 40
-
 /* The buffers of one pass over n tokens of `positions` positions; returns how many. */
-static int list_parts(part *parts, km__back *back, double n, double rows, double positions) {
+static int list_parts(km__part parts[KM_MAX_PARTS], km__back *back, double n, double rows,
+                      double positions) {
     const km_config *c = &back->model->config;
-    km__layer_state *s = &back->s;
-    const double d = c->d_model, f = c->d_ffn;
-    const double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    const double angles = positions * c->head_dim / 2; /* at least rotary_dim / 2 each */
-    const double post = c->post_norms ? 1.0 : 0.0, gated = c->gated_mlp ? 1.0 : 0.0;
-    const part all[] = {
-        {&back->resid, n * d * c->n_layers},
-        {&back->stream, rows * d},
-        {&back->dlogits, rows * c->vocab_size},
-        {&back->drows, rows * d},
-        {&back->attention, 4.0 * positions * km_ctx_threads(back->model->ctx)},
-        {&s->h, n * d},
-        {&s->q, n * q},
-        {&s->k, n * kv},
-        {&s->v, n * kv},
-        {&s->qr, n * q},
-        {&s->kr, n * kv},
-        {&s->z, n * q},
-        {&s->attn_branch, n * d},
-        {&s->mid, n * d},
-        {&s->pre, n * f},
-        {&s->up, n * f * gated},
-        {&s->hidden, n * f * post},
-        {&s->mlp_branch, n * d * post},
-        {&s->dx, n * d},
-        {&s->d, n * d},
-        {&s->dz, n * q},
-        {&s->dhidden, n * f},
-        {&s->dq, n * q},
-        {&s->dk, n * kv},
-        {&s->dv, n * kv},
-        {&s->dk_heads, n * q},
-        {&s->dv_heads, n * q},
-        {&back->rope[0].cosines, angles},
-        {&back->rope[0].sines, angles},
-        {&back->rope[1].cosines, angles},
-        {&back->rope[1].sines, angles},
-        {&back->rope_back[0].sines, angles},
-        {&back->rope_back[1].sines, angles},
-    };
-    memcpy(parts, all, sizeof all);
-    return (int)(sizeof all / sizeof all[0]);
-}
-
-static double rounded(double floats) {
-    const double blocks = (floats + ALIGN_FLOATS - 1) / ALIGN_FLOATS;
-    return blocks > 1e15 ? floats : (double)((int64_t)blocks * ALIGN_FLOATS);
-}
-
-static double total_floats(const part *parts, int n_parts) {
-    double total = 0.0;
-    for (int i = 0; i < n_parts; i++) {
-        total += rounded(parts[i].floats);
-    }
-    return total;
-}
-
-static km_status check_memory(double bytes, const km__back *back, km_error *err) {
-    const double available = (double)km_memory_available();
-    if (bytes > available) {
-        return KM_SET(err, KM_ENOMEM,
-                      "gradients over %lld tokens need %.0f MiB besides the forward pass; %.0f MiB "
-                      "are available",
-                      (long long)back->n, bytes / 1048576.0, available / 1048576.0);
-    }
-    return KM_OK;
+    const int n_parts = km__back_parts(parts, back, n, positions, 1.0);
+    parts[n_parts] = (km__part){&back->resid, n * c->d_model * c->n_layers};
+    parts[n_parts + 1] = (km__part){&back->stream, rows * c->d_model};
+    parts[n_parts + 2] = (km__part){&back->dlogits, rows * c->vocab_size};
+    parts[n_parts + 3] = (km__part){&back->drows, rows * c->d_model};
+    return n_parts + 4;
 }
 
 static km_status allocate(km__back *back, km_error *err) {
-    km_ctx *ctx = back->model->ctx;
-    const int64_t n_rows = back->request->forward.n_rows;
-    part parts[MAX_PARTS];
-    const int n_parts =
-        list_parts(parts, back, (double)back->n, (double)n_rows, (double)back->n_positions);
-    const double total = total_floats(parts, n_parts);
-    KM_TRY(check_memory(total * sizeof(float), back, err));
-    KM_TRY(km_alloc((void **)&back->block, ctx, (size_t)total * sizeof(float), err));
-    float *next = back->block;
-    for (int i = 0; i < n_parts; i++) {
-        *parts[i].where = next;
-        next += (int64_t)rounded(parts[i].floats);
-    }
-    const int64_t n_paths = (int64_t)back->n_positions * km_ctx_threads(ctx);
-    KM_TRY(km_alloc_array((void **)&back->paths, ctx, n_paths, sizeof *back->paths, err));
-    return km_alloc_array((void **)&back->row_of, ctx, back->n, sizeof *back->row_of, err);
+    const km_model *model = back->model;
+    const double n_rows = (double)back->request->forward.n_rows, n = (double)back->n;
+    km__part parts[KM_MAX_PARTS];
+    back->attention_floats = km__attention_back_floats(&model->config, back->n_positions);
+    const int n_parts = list_parts(parts, back, n, n_rows, back->n_positions);
+    KM_TRY(km__parts_allocate(back, parts, n_parts, "besides the forward pass gradients", err));
+    return km_alloc_array((void **)&back->row_of, model->ctx, back->n, sizeof *back->row_of, err);
 }
 
 int64_t km_model_gradients_bytes(const km_model *model, int64_t n_tokens, int64_t n_rows) {
     km__back back = {.model = model};
-    part parts[MAX_PARTS];
+    km__part parts[KM_MAX_PARTS];
     const double n = (double)n_tokens;
+    back.attention_floats = km__attention_back_floats(&model->config, n_tokens);
     const int n_parts = list_parts(parts, &back, n, (double)n_rows, n);
-    const double index = (double)sizeof(int64_t);
-    return (int64_t)(total_floats(parts, n_parts) * sizeof(float) +
-                     n * (sizeof(int32_t) + index * (1 + km_ctx_threads(model->ctx))));
+    return (int64_t)(km__parts_floats(parts, n_parts) * sizeof(float) +
+                     n * (double)KM_BACK_NODE_BYTES);
 }
 
 /* ---- what the forward pass keeps for us ---- */
@@ -177,7 +100,8 @@ static km_status allocate_kept(km__back *back, km_error *err) {
     for (int64_t i = 0; i < back->n_kept; i++) {
         total += (double)kept_floats(back, &back->kept[i]);
     }
-    KM_TRY(check_memory(total * sizeof(float), back, err));
+    KM_TRY(km__back_check_memory(total * sizeof(float), back, "besides the forward pass gradients",
+                                 err));
     KM_TRY(
         km_alloc((void **)&back->kept_block, back->model->ctx, (size_t)total * sizeof(float), err));
     float *next = back->kept_block;
@@ -297,40 +221,10 @@ static km_status logits_backward(const km__back *back, km_error *err) {
 
 /* ---- the pass ---- */
 
-/* Depths of a tree whose parents may still be wrong: the forward pass checks them. */
-static km_status find_depths(km__back *back, km_error *err) {
-    const km_tree *tree = &back->request->forward.tree;
-    KM_TRY(
-        km_alloc_array((void **)&back->depth, back->model->ctx, tree->n, sizeof *back->depth, err));
-    for (int64_t i = 0; i < tree->n; i++) {
-        const int64_t parent = tree->parent[i];
-        if (parent >= i || parent < -1) {
-            return KM_SET(err, KM_EINVAL, "token %lld has parent %lld; it must come before it",
-                          (long long)i, (long long)parent);
-        }
-        back->depth[i] = parent < 0 ? 0 : back->depth[parent] + 1;
-        back->n_positions =
-            back->depth[i] >= back->n_positions ? back->depth[i] + 1 : back->n_positions;
-    }
-    return KM_OK;
-}
-
-static km_status fill_ropes(km__back *back, km_error *err) {
-    const km_model *model = back->model;
-    const km_config *config = &model->config;
-    if (config->position != KM_POSITION_ROPE) {
-        return KM_OK;
-    }
-    KM_TRY(km__rope_fill(&back->rope[0], model, false, back->n_positions, err));
-    KM_TRY(km__rope_fill(&back->rope[1], model, true, back->n_positions, err));
-    const int64_t n = (int64_t)back->n_positions * (config->rotary_dim / 2);
-    for (int which = 0; which < 2; which++) {
-        back->rope_back[which].cosines = back->rope[which].cosines;
-        for (int64_t i = 0; i < n; i++) {
-            back->rope_back[which].sines[i] = -back->rope[which].sines[i];
-        }
-    }
-    return KM_OK;
+static km_status plan_tree(km__back *back, km_error *err) {
+    km_forward_request forward = back->request->forward;
+    forward.on_logits = see_logits;
+    return km__back_plan(back, &forward, err);
 }
 
 static km_status run_forward(km__back *back, km_error *err) {
@@ -371,14 +265,13 @@ km_status km_model_gradients(const km_model *model, const km_gradient_request *r
     km_status status = KM_OK;
     km_ctx *ctx = model->ctx;
     km__back back = {.model = model, .request = request, .kernels = km_ctx_kernels(ctx)};
-    back.n = request->forward.tree.n;
     KM_TRY(km__check_gradients(model, request, err));
-    KM_GO(find_depths(&back, err));
+    KM_GO(plan_tree(&back, err));
     KM_GO(allocate(&back, err));
     KM_GO(list_kept(&back, err));
     KM_GO(allocate_kept(&back, err));
     KM_GO(prepare_logits(&back, err));
-    KM_GO(fill_ropes(&back, err));
+    KM_GO(km__back_ropes(&back, err));
     KM_GO(run_forward(&back, err));
     KM_GO(run_backward(&back, err));
 done:
@@ -386,8 +279,7 @@ done:
     km_free(ctx, back.kept_block);
     km_free(ctx, back.kept);
     km_free(ctx, back.row_of);
-    km_free(ctx, back.paths);
     km_free(ctx, back.block);
-    km_free(ctx, back.depth);
+    km__back_plan_clear(&back);
     return status;
 }

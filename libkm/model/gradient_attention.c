@@ -1,9 +1,10 @@
 /* gradient_attention.c: attention of one layer again, and its derivative.
  *
- * Work item: one query head over all tokens, so that a head's share of the derivatives of keys and
- * values is added up by one worker in rising order of tokens; the shares of the heads of one KV
- * head are then added in rising order. A token's ancestors are walked along its path from the root,
- * which lasts from one token to the next while each is the child of the one before.
+ * Work item: one query head over one tree of the forest, run of queries after run of queries, so
+ * that a head's share of the derivatives of keys and values is added up by one worker in rising
+ * order of tokens; the shares of the heads of one KV head are then added in rising order. A run's
+ * scores, patterns and derivatives are matrices (R, C) over its R queries and the C positions from
+ * the first that any of them sees to its own last; they are zero where a query does not see.
  */
 #include <math.h>
 #include <string.h>
@@ -14,194 +15,320 @@ typedef struct head_work {
     const km__back *back;
     int32_t layer;
     bool backward;
+    int64_t window;
     const km_attention_kernels *kernels;
     bool sees_scores, sees_pattern; /* a gradient or a patch concerns them */
     /* What patches made of scores and patterns, (T, H, P) each, or NULL. */
     const float *kept_scores, *kept_pattern;
 } head_work;
 
-/* One query head, and of one token the positions low .. low+n-1 it sees. */
-typedef struct head_state {
+/* One run of queries of one head. */
+typedef struct queries {
     const head_work *work;
     const km__back *back;
     int32_t head;
+    int64_t width, q_stride, kv_stride;
     int64_t kv_offset; /* of the KV head within a row of keys and values */
-    int64_t q_stride, kv_stride;
-    int64_t window;
-    int64_t node, low, n;
-    int64_t *path;                     /* (P) ancestors, roots first */
-    float *scores, *raw, *pattern, *d; /* (P) each; raw: the softmax before patches */
-} head_state;
+    int64_t node, n;   /* nodes node .. node+n-1; R = n */
+    int64_t low, columns;
+    km__range *ranges; /* (n_ranges) deepest first */
+    int64_t n_ranges;
+    float *q, *dz, *out;     /* (R, Dh) */
+    float *row;              /* (P) one row over all positions */
+    float *scores, *pattern; /* (R, C); scores: soft-capped, before patches */
+    float *raw;              /* (R, C) the softmax before patches; may be `pattern` */
+    float *d;                /* (R, C) */
+    float *turned;           /* (C, R) */
+} queries;
 
-static void extend_path(head_state *h, int64_t node) {
-    const int64_t *parent = h->back->request->forward.tree.parent;
-    const bool follows = node > 0 && parent[node] == node - 1;
-    for (int64_t a = node, at = h->back->depth[node]; a >= 0; a = parent[a], at--) {
-        h->path[at] = a;
-        if (follows) {
-            break;
-        }
-    }
-    h->node = node;
-    h->n = h->back->depth[node] + 1;
-    h->low = h->n > h->window ? h->n - h->window : 0;
-    h->n -= h->low;
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
 }
 
-static const float *query_of(const head_state *h) {
-    return h->back->s.qr + h->node * h->q_stride +
-           (int64_t)h->head * h->back->model->config.head_dim;
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
 }
 
-/* Where key and value of position low + j are. */
-static int64_t key_at(const head_state *h, int64_t j) {
-    return h->path[h->low + j] * h->kv_stride + h->kv_offset;
+/* ---- products over what is seen ---- */
+
+/* Columns begin .. end-1 are what query i sees. */
+static int64_t row_end(const queries *u, int64_t i) {
+    return u->back->plan.depth[u->node + i] + 1 - u->low;
 }
 
-/* Positions from low + j on whose tokens are neighbours in memory. */
-static int64_t run_at(const head_state *h, int64_t j) {
-    const int64_t *path = h->path + h->low + j;
-    int64_t count = 1;
-    while (j + count < h->n && path[count] == path[0] + count) {
-        count++;
-    }
-    return count;
+static int64_t row_begin(const queries *u, int64_t i) {
+    return larger(0, row_end(u, i) - u->work->window);
 }
 
-/* out (n) = scale * row . rows of keys or values. */
-static void dot_rows(const head_state *h, float *out, const float *row, const float *rows,
+/* The key or value of `node`. */
+static const float *kv_row(const queries *u, const float *matrix, int64_t node) {
+    return matrix + node * u->kv_stride + u->kv_offset;
+}
+
+/* out (R, C) = scale * rows (R, Dh) . keys or values */
+static void dot_rows(const queries *u, float *out, const float *rows, const float *matrix,
                      float scale) {
-    const int64_t width = h->back->model->config.head_dim;
-    for (int64_t j = 0, count; j < h->n; j += count) {
-        count = run_at(h, j);
-        h->work->kernels->scores(out + j, h->n, row, 1, rows + key_at(h, j), h->kv_stride, count,
-                                 width, scale);
-    }
-}
-
-/* out (Dh) = the sum of rows of keys or values, weighted. */
-static void sum_rows(const head_state *h, float *out, const float *weights, const float *rows) {
-    const int64_t width = h->back->model->config.head_dim;
-    memset(out, 0, (size_t)width * sizeof *out);
-    for (int64_t j = 0, count; j < h->n; j += count) {
-        count = run_at(h, j);
-        h->work->kernels->mix(out, weights + j, h->n, 1, rows + key_at(h, j), h->kv_stride, count,
-                              width);
-    }
-}
-
-/* Row of a (T, H, P) array at the first position seen. */
-static const float *row_of(const head_state *h, const float *values) {
-    const int64_t row = h->node * h->back->model->config.n_heads + h->head;
-    return values + row * h->back->n_positions + h->low;
-}
-
-static void find_pattern(const head_state *h) {
-    const km_config *config = &h->back->model->config;
-    const size_t bytes = (size_t)h->n * sizeof(float);
-    dot_rows(h, h->scores, query_of(h), h->back->s.kr, config->attn_scale);
-    for (int64_t j = 0; config->attn_softcap > 0.0f && j < h->n; j++) {
-        h->scores[j] = config->attn_softcap * tanhf(h->scores[j] / config->attn_softcap);
-    }
-    const float *scores = h->work->kept_scores;
-    memcpy(h->raw, scores != NULL ? row_of(h, scores) : h->scores, bytes);
-    h->back->kernels->softmax(h->raw, h->n);
-    const float *pattern = h->work->kept_pattern;
-    memcpy(h->pattern, pattern != NULL ? row_of(h, pattern) : h->raw, bytes);
-}
-
-static void mix_values(const head_state *h) {
-    const int64_t width = h->back->model->config.head_dim;
-    sum_rows(h, h->back->s.z + h->node * h->q_stride + h->head * width, h->pattern, h->back->s.v);
-}
-
-/* Derivatives of pattern and scores, which are handed out as whole rows of P positions. */
-static void scores_backward(const head_state *h) {
-    const km_config *config = &h->back->model->config;
-    const int64_t all = h->back->n_positions;
-    float *d = h->d + h->low;
-    memset(h->d + h->low + h->n, 0, (size_t)(all - h->low - h->n) * sizeof *d);
-    memset(h->d, 0, (size_t)h->low * sizeof *d);
-    if (h->work->sees_pattern) {
-        km__pass_row(h->back, KM_POINT_ATTN_PATTERN, h->work->layer, h->node, h->head, h->d, all);
-    }
-    km__softmax_backward(d, h->raw, h->n);
-    if (h->work->sees_scores) {
-        km__pass_row(h->back, KM_POINT_ATTN_SCORES, h->work->layer, h->node, h->head, h->d, all);
-    }
-    if (config->attn_softcap > 0.0f) {
-        km__softcap_backward(d, h->scores, config->attn_softcap, h->n);
-    }
-}
-
-static void node_backward(const head_state *h) {
-    const km_kernels *kernels = h->back->kernels;
-    const km__layer_state *s = &h->back->s;
-    const km_config *config = &h->back->model->config;
-    const int64_t width = config->head_dim;
-    const int64_t at = h->node * h->q_stride + h->head * width;
-    float *d = h->d + h->low;
-    dot_rows(h, d, s->dz + at, s->v, 1.0f);
-    scores_backward(h);
-    for (int64_t j = 0; j < h->n; j++) {
-        const int64_t head_row = h->path[h->low + j] * h->q_stride + h->head * width;
-        d[j] *= config->attn_scale;
-        kernels->axpy(s->dv_heads + head_row, h->pattern[j], s->dz + at, width);
-        kernels->axpy(s->dk_heads + head_row, d[j], s->qr + at, width);
-    }
-    sum_rows(h, s->dq + at, d, s->kr);
-}
-
-static km_status head_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
-    (void)err;
-    const head_work *work = payload;
-    const km__back *back = work->back;
-    const km_config *config = &back->model->config;
-    const int64_t width = config->head_dim, positions = back->n_positions;
-    float *scratch = back->attention + worker * 4 * positions;
-    head_state h = {.work = work, .back = back};
-    h.q_stride = config->n_heads * width;
-    h.kv_stride = config->n_kv_heads * width;
-    h.window = km__is_windowed(config, work->layer) ? config->sliding_window : positions;
-    h.path = back->paths + worker * positions;
-    h.scores = scratch;
-    h.raw = scratch + positions;
-    h.pattern = scratch + 2 * positions;
-    h.d = scratch + 3 * positions;
-    for (h.head = (int32_t)begin; h.head < end; h.head++) {
-        h.kv_offset = h.head / (config->n_heads / config->n_kv_heads) * width;
-        for (int64_t node = 0; node < back->n; node++) {
-            extend_path(&h, node);
-            find_pattern(&h);
-            if (work->backward) {
-                node_backward(&h);
-            } else {
-                mix_values(&h);
+    for (int64_t i = 0; i < u->n; i += KM_MIX_ROWS) {
+        const int64_t n = smaller(KM_MIX_ROWS, u->n - i);
+        const int64_t begin = row_begin(u, i), end = row_end(u, i + n - 1);
+        for (int64_t k = 0; k < u->n_ranges; k++) {
+            const km__range *r = &u->ranges[k];
+            const int64_t column = r->position - u->low;
+            const int64_t from = larger(begin, column), to = smaller(end, column + r->count);
+            if (from < to) {
+                u->work->kernels->scores(out + i * u->columns + from, u->columns,
+                                         rows + i * u->width, n,
+                                         kv_row(u, matrix, r->first + from - column), u->kv_stride,
+                                         to - from, u->width, scale);
             }
         }
+    }
+}
+
+/* u->out (R, Dh) = weights (R, C) times keys or values */
+static void mix_rows(const queries *u, const float *weights, const float *matrix) {
+    memset(u->out, 0, (size_t)(u->n * u->width) * sizeof *u->out);
+    for (int64_t i = 0; i < u->n; i += KM_MIX_ROWS) {
+        const int64_t n = smaller(KM_MIX_ROWS, u->n - i);
+        const int64_t begin = row_begin(u, i), end = row_end(u, i + n - 1);
+        for (int64_t k = u->n_ranges - 1; k >= 0; k--) {
+            const km__range *r = &u->ranges[k];
+            const int64_t column = r->position - u->low;
+            const int64_t from = larger(begin, column), to = smaller(end, column + r->count);
+            if (from < to) {
+                u->work->kernels->mix(u->out + i * u->width, weights + i * u->columns + from,
+                                      u->columns, n, kv_row(u, matrix, r->first + from - column),
+                                      u->kv_stride, to - from, u->width);
+            }
+        }
+    }
+}
+
+/* shares (T, Dh) of the nodes seen += weights (R, C)^T rows (R, Dh) */
+static void add_shares(const queries *u, float *shares, const float *weights, const float *rows) {
+    const int64_t n = u->n, ahead = row_end(u, 0) - 1; /* column of the first query itself */
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t c = 0; c < u->columns; c++) {
+            u->turned[c * n + i] = weights[i * u->columns + c];
+        }
+    }
+    for (int64_t k = 0; k < u->n_ranges; k++) {
+        const km__range *r = &u->ranges[k];
+        const int64_t column = r->position - u->low;
+        for (int64_t c = 0; c < r->count; c += KM_MIX_ROWS) {
+            const int64_t first = larger(0, column + c - ahead); /* query that sees the column */
+            u->work->kernels->mix(shares + (r->first + c) * u->width,
+                                  u->turned + (column + c) * n + first, n,
+                                  smaller(KM_MIX_ROWS, r->count - c), rows + first * u->width,
+                                  u->width, n - first, u->width);
+        }
+    }
+}
+
+static void gather(const queries *u, float *out, const float *rows) {
+    const float *first = rows + u->node * u->q_stride + u->head * u->width;
+    for (int64_t i = 0; i < u->n; i++) {
+        memcpy(out + i * u->width, first + i * u->q_stride, (size_t)u->width * sizeof *out);
+    }
+}
+
+static void scatter(const queries *u, float *rows) {
+    float *first = rows + u->node * u->q_stride + u->head * u->width;
+    for (int64_t i = 0; i < u->n; i++) {
+        memcpy(first + i * u->q_stride, u->out + i * u->width, (size_t)u->width * sizeof *rows);
+    }
+}
+
+/* ---- the pattern ---- */
+
+/* Columns from `begin` on of query i in a (T, H, P) array. */
+static const float *kept_row(const queries *u, const float *values, int64_t i, int64_t begin) {
+    const int64_t row = (u->node + i) * u->back->model->config.n_heads + u->head;
+    return values + row * u->back->n_positions + u->low + begin;
+}
+
+static void blank(const queries *u, float *row, int64_t begin, int64_t end) {
+    memset(row, 0, (size_t)begin * sizeof *row);
+    memset(row + end, 0, (size_t)(u->columns - end) * sizeof *row);
+}
+
+static void find_row(const queries *u, int64_t i) {
+    const float cap = u->back->model->config.attn_softcap;
+    const int64_t at = i * u->columns, begin = row_begin(u, i), end = row_end(u, i);
+    const size_t bytes = (size_t)(end - begin) * sizeof(float);
+    float *raw = u->raw + at + begin;
+    if (cap > 0.0f) {
+        u->back->kernels->softcap(raw, cap, end - begin);
+        memcpy(u->scores + at + begin, raw, bytes);
+    }
+    if (u->work->kept_scores != NULL) {
+        memcpy(raw, kept_row(u, u->work->kept_scores, i, begin), bytes);
+    }
+    u->back->kernels->softmax(raw, end - begin);
+    if (u->work->kept_pattern != NULL) {
+        memcpy(u->pattern + at + begin, kept_row(u, u->work->kept_pattern, i, begin), bytes);
+    }
+    blank(u, u->pattern + at, begin, end);
+}
+
+static void find_pattern(const queries *u) {
+    gather(u, u->q, u->back->s.qr);
+    dot_rows(u, u->raw, u->q, u->back->s.kr, u->back->model->config.attn_scale);
+    for (int64_t i = 0; i < u->n; i++) {
+        find_row(u, i);
+    }
+}
+
+/* ---- the derivative ---- */
+
+/* Derivatives are handed out, and taken back through patches, as whole rows of P positions. */
+static void pass_row(const queries *u, km_point point, int64_t i, int64_t begin, int64_t n) {
+    float *d = u->d + i * u->columns + begin;
+    memset(u->row, 0, (size_t)u->back->n_positions * sizeof *u->row);
+    memcpy(u->row + u->low + begin, d, (size_t)n * sizeof *d);
+    km__pass_row(u->back, point, u->work->layer, u->node + i, u->head, u->row,
+                 u->back->n_positions);
+    memcpy(d, u->row + u->low + begin, (size_t)n * sizeof *d);
+}
+
+/* From the derivative of a row of the pattern to that of the product of query and keys. */
+static void row_backward(const queries *u, int64_t i) {
+    const km_config *config = &u->back->model->config;
+    const int64_t at = i * u->columns, begin = row_begin(u, i), n = row_end(u, i) - begin;
+    float *d = u->d + at + begin;
+    if (u->work->sees_pattern) {
+        pass_row(u, KM_POINT_ATTN_PATTERN, i, begin, n);
+    }
+    km__softmax_backward(d, u->raw + at + begin, n);
+    if (u->work->sees_scores) {
+        pass_row(u, KM_POINT_ATTN_SCORES, i, begin, n);
+    }
+    if (config->attn_softcap > 0.0f) {
+        km__softcap_backward(d, u->scores + at + begin, config->attn_softcap, n);
+    }
+    for (int64_t c = 0; c < n; c++) {
+        d[c] *= config->attn_scale;
+    }
+    blank(u, u->d + at, begin, begin + n);
+}
+
+static void queries_backward(const queries *u) {
+    const km__layer_state *s = &u->back->s;
+    const int64_t share = u->head * u->back->n * u->width;
+    gather(u, u->dz, s->dz);
+    dot_rows(u, u->d, u->dz, s->v, 1.0f);
+    for (int64_t i = 0; i < u->n; i++) {
+        row_backward(u, i);
+    }
+    add_shares(u, s->dv_heads + share, u->pattern, u->dz);
+    add_shares(u, s->dk_heads + share, u->d, u->q);
+    mix_rows(u, u->d, s->kr);
+    scatter(u, s->dq);
+}
+
+/* ---- heads and trees ---- */
+
+/* Most elements that the scores of a run of one head can have. */
+static int64_t scores_floats(const km_config *config, int64_t positions) {
+    const int64_t group = config->n_heads / config->n_kv_heads;
+    return smaller(KM_MOST_RUN * positions,
+                   larger(KM_RUN_SCORES / group, KM_LEAST_RUN * positions));
+}
+
+/* Set up the buffers of a worker. */
+static queries place_queries(const head_work *work, int worker) {
+    const km__back *back = work->back;
+    const km_config *config = &back->model->config;
+    const int64_t rows = KM_MOST_RUN, all = scores_floats(config, back->n_positions);
+    queries u = {.work = work, .back = back, .width = config->head_dim};
+    u.q_stride = config->n_heads * u.width;
+    u.kv_stride = config->n_kv_heads * u.width;
+    u.ranges = (km__range *)(void *)(back->attention + worker * back->attention_floats);
+    u.q = (float *)(void *)(u.ranges + back->n_positions);
+    u.dz = u.q + rows * u.width;
+    u.out = u.dz + rows * u.width;
+    u.scores = u.out + rows * u.width;
+    u.raw = u.scores + all;
+    u.d = u.raw + all;
+    u.turned = u.d + all;
+    u.pattern = work->kept_pattern != NULL ? u.turned + all : u.raw;
+    u.row = u.turned + 2 * all;
+    return u;
+}
+
+int64_t km__attention_back_floats(const km_config *config, int64_t positions) {
+    const int64_t ranges = (int64_t)(sizeof(km__range) / sizeof(float));
+    const int64_t floats = 3 * KM_MOST_RUN * (int64_t)config->head_dim +
+                           5 * scores_floats(config, positions) + (1 + ranges) * positions;
+    return (floats + 15) / 16 * 16;
+}
+
+static void find_run(queries *u, const km__run *run) {
+    const km__plan *plan = &u->back->plan;
+    u->node = run->node;
+    u->n = run->count;
+    u->low = larger(0, plan->depth[run->node] + 1 - u->work->window);
+    u->columns = plan->depth[run->node + run->count - 1] + 1 - u->low;
+    u->n_ranges = km__plan_ranges(u->ranges, plan, run->node + run->count - 1, u->low);
+}
+
+/* One head over one tree. */
+static void run_item(queries *u, int64_t tree) {
+    const km__back *back = u->back;
+    const int64_t share = u->head * back->n * u->width;
+    const int64_t begin = back->tree_runs[tree], end = back->tree_runs[tree + 1];
+    for (int64_t r = begin; u->work->backward && r < end; r++) {
+        const int64_t at = share + back->runs[r].node * u->width;
+        const size_t bytes = (size_t)(back->runs[r].count * u->width) * sizeof(float);
+        memset(back->s.dk_heads + at, 0, bytes);
+        memset(back->s.dv_heads + at, 0, bytes);
+    }
+    for (int64_t r = begin; r < end; r++) {
+        find_run(u, &back->runs[r]);
+        find_pattern(u);
+        if (u->work->backward) {
+            queries_backward(u);
+        } else {
+            mix_rows(u, u->pattern, back->s.v);
+            scatter(u, back->s.z);
+        }
+    }
+}
+
+static km_status item_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)err;
+    const head_work *work = payload;
+    const km_config *config = &work->back->model->config;
+    queries u = place_queries(work, worker);
+    for (int64_t item = begin; item < end; item++) {
+        u.head = (int32_t)(item % config->n_heads);
+        u.kv_offset = u.head / (config->n_heads / config->n_kv_heads) * u.width;
+        run_item(&u, item / config->n_heads);
     }
     return KM_OK;
 }
 
 static km_status over_heads(const km__back *back, int32_t layer, bool backward, km_error *err) {
+    const km_config *config = &back->model->config;
     head_work work = {.back = back, .layer = layer, .backward = backward};
+    work.window = km__is_windowed(config, layer) ? config->sliding_window : back->n_positions;
     work.kernels = km_ctx_attention_kernels(back->model->ctx);
     work.sees_scores = km__is_concerned(back, KM_POINT_ATTN_SCORES, layer);
     work.sees_pattern = km__is_concerned(back, KM_POINT_ATTN_PATTERN, layer);
     work.kept_scores = km__kept_values(back, KM_POINT_ATTN_SCORES, layer);
     work.kept_pattern = km__kept_values(back, KM_POINT_ATTN_PATTERN, layer);
-    return km_parallel_for(back->model->ctx, back->model->config.n_heads, 1, head_range, &work,
+    return km_parallel_for(back->model->ctx, back->n_trees * config->n_heads, 1, item_range, &work,
                            err);
 }
 
-/* The query heads' shares of one row of keys or values, added up. */
-static void add_heads(float *row, const float *shares, const km_config *config) {
+/* Row i of keys or values: the shares of the query heads, added up. */
+static void add_heads(const km__back *back, float *row, const float *shares, int64_t i) {
+    const km_config *config = &back->model->config;
     const int64_t width = config->head_dim, group = config->n_heads / config->n_kv_heads;
     memset(row, 0, (size_t)(config->n_kv_heads * width) * sizeof *row);
     for (int64_t head = 0; head < config->n_heads; head++) {
-        for (int64_t i = 0; i < width; i++) {
-            row[head / group * width + i] += shares[head * width + i];
-        }
+        back->kernels->axpy(row + head / group * width, 1.0f, shares + (head * back->n + i) * width,
+                            width);
     }
 }
 
@@ -210,11 +337,10 @@ static km_status add_range(void *payload, int64_t begin, int64_t end, int worker
     (void)err;
     const km__back *back = payload;
     const km_config *config = &back->model->config;
-    const int64_t q = (int64_t)config->n_heads * config->head_dim;
     const int64_t kv = (int64_t)config->n_kv_heads * config->head_dim;
     for (int64_t i = begin; i < end; i++) {
-        add_heads(back->s.dk + i * kv, back->s.dk_heads + i * q, config);
-        add_heads(back->s.dv + i * kv, back->s.dv_heads + i * q, config);
+        add_heads(back, back->s.dk + i * kv, back->s.dk_heads, i);
+        add_heads(back, back->s.dv + i * kv, back->s.dv_heads, i);
     }
     return KM_OK;
 }
@@ -224,10 +350,6 @@ km_status km__attention_again(const km__back *back, int32_t layer, km_error *err
 }
 
 km_status km__attention_backward(const km__back *back, int32_t layer, km_error *err) {
-    const km_config *config = &back->model->config;
-    const size_t bytes = (size_t)(back->n * config->n_heads * config->head_dim) * sizeof(float);
-    memset(back->s.dk_heads, 0, bytes);
-    memset(back->s.dv_heads, 0, bytes);
     KM_TRY(over_heads(back, layer, true, err));
     return km__over_rows(back, back->n, add_range, (void *)back, err);
 }

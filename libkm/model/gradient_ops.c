@@ -30,6 +30,13 @@ static double gain_at(const km_norm_weights *norm, const km_config *config, int6
     return (double)norm->gain[i] + (double)config->norm_offset;
 }
 
+void km__norm_moments(double *mean, double *factor, const float *x, const km_config *config,
+                      int64_t n) {
+    const moments m = moments_of(x, config, n);
+    *mean = m.mean;
+    *factor = m.factor;
+}
+
 void km__norm_forward(float *y, const float *x, const km_norm_weights *norm,
                       const km_config *config, int64_t n) {
     const moments m = moments_of(x, config, n);

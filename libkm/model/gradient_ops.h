@@ -10,6 +10,9 @@
 /* y = norm(x) of the model's kind, gains and biases of `norm`; n elements. y may be x. */
 void km__norm_forward(float *y, const float *x, const km_norm_weights *norm,
                       const km_config *config, int64_t n);
+/* What a norm subtracts from x and multiplies with, before its gain. */
+void km__norm_moments(double *mean, double *factor, const float *x, const km_config *config,
+                      int64_t n);
 /* dx = (d norm(x) / dx)' dy, added to dx when `add`. dx may be dy. */
 void km__norm_backward(float *dx, const float *dy, const float *x, const km_norm_weights *norm,
                        const km_config *config, int64_t n, bool add);

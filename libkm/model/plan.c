@@ -10,13 +10,6 @@
 
 #include "model/forward_private.h"
 
-/* A run's scores should take no more than this many floats, so that they stay near the processor,
- * but a run has at least LEAST_RUN queries, so that keys and values are read for several at once.
- */
-#define RUN_SCORES ((int64_t)1 << 18)
-#define LEAST_RUN 4
-#define MOST_RUN 64
-
 /* Points a layer has before its rows are picked: they exist for every token in each layer. */
 #define OF_ALL_TOKENS                                                                              \
     (UINT32_C(1) << KM_POINT_RESID_PRE | UINT32_C(1) << KM_POINT_K | UINT32_C(1) << KM_POINT_V |   \
@@ -189,8 +182,8 @@ static void find_needed(km__plan *plan, const km_forward_request *request) {
 /* Queries a run may have. */
 static int64_t choose_run_max(const km_config *config, int32_t n_positions) {
     const int64_t group = config->n_heads / config->n_kv_heads;
-    const int64_t fit = RUN_SCORES / (group * (n_positions > 0 ? n_positions : 1));
-    return fit < LEAST_RUN ? LEAST_RUN : fit > MOST_RUN ? MOST_RUN : fit;
+    const int64_t fit = KM_RUN_SCORES / (group * (n_positions > 0 ? n_positions : 1));
+    return fit < KM_LEAST_RUN ? KM_LEAST_RUN : fit > KM_MOST_RUN ? KM_MOST_RUN : fit;
 }
 
 /* Cut `tokens` (NULL: 0..n-1), rising, into runs of neighbours of one segment. */
@@ -225,6 +218,20 @@ km_status km__plan_need(km__plan *plan, const km_model *model, const km_forward_
     plan->n_runs = cut_runs(plan->runs, plan, NULL, n);
     plan->n_last_runs = cut_runs(plan->last_runs, plan, plan->needed, plan->n_needed);
     return KM_OK;
+}
+
+int64_t km__plan_ranges(km__range *out, const km__plan *plan, int64_t last, int64_t low) {
+    int64_t n = 0;
+    while (last >= 0 && plan->depth[last] >= low) {
+        int64_t first = plan->segment_start[last];
+        const int64_t parent = plan->parent[first];
+        if (plan->depth[first] < low) {
+            first += low - plan->depth[first];
+        }
+        out[n++] = (km__range){first, last - first + 1, plan->depth[first]};
+        last = parent;
+    }
+    return n;
 }
 
 km__rows km__plan_rows(const km__plan *plan, int32_t layer) {

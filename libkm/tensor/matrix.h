@@ -33,6 +33,11 @@ KM_NODISCARD km_status km_linear_many(km_ctx *ctx, const km_linear_job *jobs, in
 KM_NODISCARD km_status km_linear_backward(km_ctx *ctx, float *dx, int64_t lddx, const float *dy,
                                           int64_t lddy, const km_matrix *w, int64_t m, bool add,
                                           km_error *err);
+/* dw (rows, cols) += scale dy^T x, of the m rows of dy (m, rows) and x (m, cols) with strides lddy
+ * and ldx: what the weights of y = x w^T get. KM_ENOMEM for scratch, KM_ECANCELLED. */
+KM_NODISCARD km_status km_linear_gradient(km_ctx *ctx, float *dw, const float *dy, int64_t lddy,
+                                          const float *x, int64_t ldx, int64_t rows, int64_t cols,
+                                          int64_t m, float scale, km_error *err);
 /* Row `row` as float32 into out (cols). */
 void km_matrix_row(float *out, const km_ctx *ctx, const km_matrix *w, int64_t row);
 /* The matrix of rows first .. first+count-1; no copy. */

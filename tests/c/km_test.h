@@ -18,7 +18,7 @@
 
 /* Counts calls; the call number fail_at (0: the first) returns NULL. Negative: none fails. */
 typedef struct km_test_memory {
-    atomic_llong calls, live_blocks, live_bytes;
+    atomic_llong calls, live_blocks, live_bytes, peak_bytes;
     long long fail_at;
 } km_test_memory;
 
@@ -33,7 +33,10 @@ static inline void *km_test_alloc(void *payload, size_t size, size_t align) {
     }
     memset(ptr, 0xA5, size); /* so that nobody relies on fresh memory being zero */
     atomic_fetch_add(&memory->live_blocks, 1);
-    atomic_fetch_add(&memory->live_bytes, (long long)size);
+    const long long live = atomic_fetch_add(&memory->live_bytes, (long long)size) + (long long)size;
+    long long peak = atomic_load(&memory->peak_bytes);
+    while (live > peak && !atomic_compare_exchange_weak(&memory->peak_bytes, &peak, live)) {
+    }
     return ptr;
 }
 
@@ -58,6 +61,7 @@ static inline km_allocator km_test_failing_allocator(km_test_memory *memory, lon
     atomic_init(&memory->calls, 0);
     atomic_init(&memory->live_blocks, 0);
     atomic_init(&memory->live_bytes, 0);
+    atomic_init(&memory->peak_bytes, 0);
     memory->fail_at = fail_at;
     return (km_allocator){km_test_alloc, km_test_realloc, km_test_free, memory};
 }

@@ -1,0 +1,49 @@
+/* linear_gradient.c: the product that gives the derivative of weights, dw += dy^T x.
+ *
+ * dw is cut into units of rows and columns that depend on its shape alone; one single-threaded BLAS
+ * call adds a unit's product over all rows of dy and x.
+ */
+#include <cblas.h>
+
+#include "tensor/linear_private.h"
+
+#define UNIT_ROWS 256
+#define UNIT_COLUMNS 256
+
+static int64_t divide_up(int64_t n, int64_t size) {
+    return n / size + (n % size != 0);
+}
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+typedef struct gradient_work {
+    float *dw;
+    const float *dy, *x;
+    int64_t lddy, ldx, rows, cols, m;
+    float scale;
+} gradient_work;
+
+static km_status run_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    (void)worker;
+    (void)err;
+    const gradient_work *w = payload;
+    const int64_t across = divide_up(w->cols, UNIT_COLUMNS);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t row = unit / across * UNIT_ROWS, column = unit % across * UNIT_COLUMNS;
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)least(UNIT_ROWS, w->rows - row),
+                    (int)least(UNIT_COLUMNS, w->cols - column), (int)w->m, w->scale, w->dy + row,
+                    (int)w->lddy, w->x + column, (int)w->ldx, 1.0f, w->dw + row * w->cols + column,
+                    (int)w->cols);
+    }
+    return KM_OK;
+}
+
+km_status km_linear_gradient(km_ctx *ctx, float *dw, const float *dy, int64_t lddy, const float *x,
+                             int64_t ldx, int64_t rows, int64_t cols, int64_t m, float scale,
+                             km_error *err) {
+    gradient_work work = {dw, dy, x, lddy, ldx, rows, cols, m, scale};
+    const int64_t units = divide_up(rows, UNIT_ROWS) * divide_up(cols, UNIT_COLUMNS);
+    return km_parallel_for(ctx, units, 1, run_range, &work, err);
+}
