@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from km.texts import verbatim as verbatim
     from km.trace import Trace as Trace
     from km.trace import TracePlan as TracePlan
+    from km.trainable import Snapshot as Snapshot
+    from km.trainable import TrainableModel as TrainableModel
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -120,11 +122,13 @@ _PLACES = {
     "ScoreResult": "score",
     "Session": "session",
     "ShapeError": "errors",
+    "Snapshot": "trainable",
     "Span": "prompts",
     "Steering": "steer",
     "Table": "table",
     "Trace": "trace",
     "TracePlan": "trace",
+    "TrainableModel": "trainable",
     "UnsupportedError": "errors",
     "Verbatim": "texts",
     "Verification": "verification",

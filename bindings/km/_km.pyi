@@ -323,6 +323,37 @@ class Session:
         """Keep the given nodes (rising, each with its ancestors), renumbered from 0."""
     def __len__(self) -> int: ...
 
+# ---- models whose weights can change (km.trainable) ----
+
+def parameters(model: Model) -> list[tuple[str, str, int, int, int, bool]]:
+    """Each tensor as the forward pass uses it: (name, kind, layer, rows, cols, trainable); layer is
+    -1 outside the blocks."""
+
+def parameter(model: Model, name: str) -> Array:
+    """The values of a parameter, (rows, cols) or (n) float32: the model's own memory, writable,
+    where it is trainable; else a copy."""
+
+def parameters_into(model: Model, values: Sequence[Buffer | None]) -> None:
+    """Copy parameters as float32 into `values`: a writable array, or None, for each parameter."""
+
+def parameters_replace(model: Model, values: Sequence[Buffer | None] | None = None) -> Model:
+    """An immutable model with `values`, an array or None for each parameter, in place of its own;
+    None: a copy of a trainable model's present values."""
+
+def trainable_new(model: Model, which: Sequence[bool], max_bytes: int = 0) -> Model:
+    """A copy with float32 values that can change in the parameters that `which` says, sharing the
+    others."""
+
+def trainable_changed(model: Model) -> None:
+    """Have values checked and the fingerprint computed again."""
+
+def trainable_differs(model: Model) -> list[bool]:
+    """Whether each parameter differs in any bit from the model that this one was made of."""
+
+def trainable_restore(model: Model, values: Sequence[Buffer | None]) -> None:
+    """Set every trainable parameter to `values`: an array, or None for the values of the model that
+    this one was made of, for each parameter."""
+
 # ---- activations (km.trace, km.gradients) ----
 
 def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from km.score import Boundary, ScoreResult
     from km.session import Session
     from km.trace import Trace, TracePlan
+    from km.trainable import Snapshot, TrainableModel
 
 Ids: TypeAlias = "Iterable[int] | _km.Array | np.ndarray[Any, Any]"
 
@@ -612,6 +613,56 @@ class Model:
         from km.save import save
 
         return save(self, path, format, dtype, overwrite)
+
+    # ---- parameters and training ----
+
+    def parameters(self) -> Table:
+        """Names, kinds and shapes of the tensors as the forward pass uses them.
+
+        Unlike :meth:`weights`, these are the same for every file of a model.
+        """
+        from km.trainable import list_parameters
+
+        return list_parameters(self)
+
+    def parameter(self, name: str) -> np.ndarray[Any, Any]:
+        """The values of one parameter, (out_features, in_features) or (n); a read-only copy.
+
+        Parameters
+        ----------
+        name : str
+            As in :meth:`parameters`.
+
+        Returns
+        -------
+        float32
+        """
+        from km.trainable import read_parameter
+
+        return read_parameter(self, name)
+
+    def trainable(self, which: str | Sequence[str] = "all") -> TrainableModel:
+        """A copy with float32 weights that can change; it shares the others with this model.
+
+        Parameters
+        ----------
+        which : "all", str or sequence of str
+            Names of parameters, or patterns such as "blk.*.attn_q.weight".
+
+        Raises
+        ------
+        MemoryError
+            The float32 copies do not fit; the message has both figures.
+        """
+        from km.trainable import trainable
+
+        return trainable(self, which)
+
+    def snapshot(self) -> Snapshot:
+        """A snapshot that keeps nothing but this model; see :meth:`km.TrainableModel.snapshot`."""
+        from km.trainable import Snapshot
+
+        return Snapshot(self, {})
 
     @overload
     def chat(

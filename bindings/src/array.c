@@ -7,7 +7,8 @@
 typedef struct array_object {
     PyObject_HEAD
     void *data;
-    PyObject *owner; /* of lent, read-only memory; NULL: data is our own */
+    PyObject *owner; /* of lent memory; NULL: data is our own */
+    bool readonly;
     km_element element;
     char format[2];
     int n_dims;
@@ -61,12 +62,22 @@ PyObject *km_array_view(PyTypeObject *array_type, km_element element, int n_dims
     self->format[0] = (char)element;
     self->n_dims = n_dims;
     self->owner = Py_NewRef(owner);
+    self->readonly = true;
     if (!set_shape(self, shape)) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
     self->data = (void *)(uintptr_t)data;
     return (PyObject *)self;
+}
+
+PyObject *km_array_lend(PyTypeObject *array_type, km_element element, int n_dims,
+                        const int64_t *shape, void *data, PyObject *owner) {
+    PyObject *array = km_array_view(array_type, element, n_dims, shape, data, owner);
+    if (array != NULL) {
+        ((array_object *)array)->readonly = false;
+    }
+    return array;
 }
 
 static void array_dealloc(PyObject *object) {
@@ -82,7 +93,7 @@ static void array_dealloc(PyObject *object) {
 
 static int array_getbuffer(PyObject *object, Py_buffer *view, int flags) {
     array_object *self = (array_object *)object;
-    if (self->owner != NULL && (flags & PyBUF_WRITABLE) != 0) {
+    if (self->readonly && (flags & PyBUF_WRITABLE) != 0) {
         view->obj = NULL;
         PyErr_SetString(PyExc_BufferError, "the array is read-only");
         return -1;
@@ -91,7 +102,7 @@ static int array_getbuffer(PyObject *object, Py_buffer *view, int flags) {
     view->obj = Py_NewRef(object);
     view->itemsize = km_element_size(self->element);
     view->len = self->n * view->itemsize;
-    view->readonly = self->owner != NULL;
+    view->readonly = self->readonly;
     view->ndim = self->n_dims;
     view->format = (flags & PyBUF_FORMAT) ? self->format : NULL;
     view->shape = (flags & PyBUF_ND) ? self->shape : NULL;

@@ -45,5 +45,8 @@ PyObject *km_array_new(PyTypeObject *array_type, km_element element, int n_dims,
 /* A read-only `_km.Array` over memory that lives as long as `owner`, which must not refer back. */
 PyObject *km_array_view(PyTypeObject *array_type, km_element element, int n_dims,
                         const int64_t *shape, const void *data, PyObject *owner);
+/* The same, writable. */
+PyObject *km_array_lend(PyTypeObject *array_type, km_element element, int n_dims,
+                        const int64_t *shape, void *data, PyObject *owner);
 
 #endif

@@ -19,6 +19,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_interpretability_methods,
     km_py_memorization_scores_methods,
     km_py_score_methods,
+    km_py_trainable_methods,
 };
 enum { N_FUNCTIONS = sizeof FUNCTIONS / sizeof FUNCTIONS[0] };
 

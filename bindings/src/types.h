@@ -18,6 +18,7 @@ extern PyMethodDef km_py_gradient_methods[];
 extern PyMethodDef km_py_interpretability_methods[];
 extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
+extern PyMethodDef km_py_trainable_methods[];
 
 /* Wrap a table; takes ownership of it, also on failure. */
 PyObject *km_py_table_wrap(km_state *state, km_table *table);
