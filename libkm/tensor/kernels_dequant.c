@@ -422,33 +422,30 @@ INLINE void short_products(vfloat sums[4], const unsigned char *const rows[4], c
     }
 }
 
-/* Ask for what is PREFETCH bytes on from the next n_bytes of four rows: rows lie one after the
- * other, and four streams that each end after a few hundred bytes are more than the processor's own
- * prefetching follows. */
-INLINE void prefetch_rows(const unsigned char *const rows[4], int64_t n_bytes) {
-    for (int i = 0; i < 4; i++) {
-        for (int64_t at = 0; at < n_bytes; at += 64) {
-            __builtin_prefetch((const void *)((uintptr_t)rows[i] + PREFETCH + (uintptr_t)at));
-        }
+/* Ask for what is PREFETCH bytes on from the next n_bytes: rows of a few hundred bytes end before
+ * the processor's own prefetching follows them. */
+INLINE void prefetch(const unsigned char *p, int n_bytes) {
+#pragma GCC unroll 16
+    for (int at = 0; at < n_bytes; at += 64) {
+        __builtin_prefetch((const void *)((uintptr_t)p + PREFETCH + (uintptr_t)at));
     }
 }
 
-/* The two halves each block of four rows begins with, as floats: those of row i and block b from
- * out[8 b + 2 i] on. With vectors of 8, filling one from memory saves shuffles that the conversion
- * of the numbers has enough of; with those of 16 it gained nothing. */
-#if LANES == 8
+/* The first four bytes of each block of four rows as two halves: those of row i and block b become
+ * out[8 b + 2 i] and the float after it. Filling a vector from memory saves shuffles, of which the
+ * conversion of the numbers has enough. */
+#if defined(__F16C__)
 #define UNPACK_AHEAD 1
 INLINE void unpack_halves(float *out, const unsigned char *const rows[4], int64_t n_blocks,
                           int size) {
-    unsigned char halves[16 * KM_SUM_BLOCK / 32];
     for (int64_t b = 0; b < n_blocks; b++) {
+        uint32_t w[4];
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < 4; i++) {
-            memcpy(halves + 16 * b + 4 * i, rows[i] + b * size, 4);
+        for (int i = 0; i < 4; i++) {
+            memcpy(&w[i], rows[i] + b * size, sizeof w[i]);
         }
-    }
-    for (int64_t b = 0; b < n_blocks; b++) {
-        v_store(out + 8 * b, halves_at(halves + 16 * b));
+        const words halves = {w[0], w[1], w[2], w[3]};
+        _mm256_storeu_ps(out + 8 * b, _mm256_cvtph_ps((__m128i)halves));
     }
 }
 #else
@@ -477,24 +474,24 @@ INLINE void add_part(vfloat sums[4], const unsigned char *const rows[4], const f
 }
 
 /* One block of four sums over n elements; rows move to the next. */
-INLINE vquad four_products(const unsigned char *rows[4], const float *x, int64_t n, int elements,
-                           int size, scales_fn unpack, part_fn part) {
+INLINE vquad four_products(const unsigned char *rows[4], const unsigned char *ahead, const float *x,
+                           int64_t n, int elements, int size, scales_fn unpack, part_fn part) {
     vfloat sums[4] = {v_set(0.0f), v_set(0.0f), v_set(0.0f), v_set(0.0f)};
-    prefetch_rows(rows, n / elements * size);
     float halves[8 * KM_SUM_BLOCK / 32];
-    const bool ahead = UNPACK_AHEAD && unpack == d_m_scales;
-    if (ahead) {
+    const bool unpacked = UNPACK_AHEAD && unpack == d_m_scales;
+    if (unpacked) {
         unpack_halves(halves, rows, n / elements, size);
     }
     for (int64_t b = 0; n >= elements; n -= elements, b++) {
+        prefetch(ahead + b * 4 * size, 4 * size);
         scales s[4];
         const float *d[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            if (!ahead) {
+            if (!unpacked) {
                 unpack(&s[i], rows[i]);
             }
-            d[i] = ahead ? halves + 8 * b + 2 * i : s[i].d;
+            d[i] = unpacked ? halves + 8 * b + 2 * i : s[i].d;
         }
 #pragma GCC unroll 8
         for (int j = 0; j < elements / 32; j++, x += 32) {
@@ -523,7 +520,8 @@ INLINE void multiply(float *y, const float *x, const unsigned char *w, int64_t r
         }
         for (int64_t c = 0; c < k; c += length) {
             const int64_t count = k - c < length ? k - c : length;
-            vquad sums = four_products(rows, x + c, count, elements, size, unpack, part);
+            vquad sums = four_products(rows, w + r * row_bytes + c / elements * 4 * size, x + c,
+                                       count, elements, size, unpack, part);
             v_store_sums(y + r, sums, n - r, c > 0);
         }
         for (int64_t i = r; bias != NULL && i < n && i < r + 4; i++) {
