@@ -1,7 +1,7 @@
 """The command ``km``: measurements, pictures, reports and the knowledge base from a shell.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 error,
-2 wrong usage, 130 interrupted.
+2 wrong usage, 130 interrupted; of ``km diff``: 1 a limit is exceeded, 2 wrong usage or error.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from km.model import Model
     from km.picture import Picture
 
-KEEPING = ("demo", "measure")  # commands that store what they finish
+KEEPING = ("demo", "diff", "measure")  # commands that store what they finish
 
 
-def _facts(text: str) -> FactSet:
+def choose_facts(text: str) -> FactSet:
     """Facts from a file or folder, or shipped ones by name (several parted by commas)."""
     from km import datasets
 
@@ -37,7 +37,8 @@ def _load(args: argparse.Namespace) -> Model:
     return load(args.model, threads=args.threads)
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Whole numbers parted by commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -55,7 +56,7 @@ def _measure_memorization(args: argparse.Namespace) -> int:
     from km.kb import KnowledgeBase
     from km.recall import memorization
 
-    facts = _facts(args.facts).select(per_relation=args.per_relation)
+    facts = choose_facts(args.facts).select(per_relation=args.per_relation)
     model = _load(args)
     with KnowledgeBase(args.kb) as kb:
         recall = memorization(
@@ -165,7 +166,7 @@ def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
     parser.add_argument(
-        "--templates", type=_numbers, help="templates of each relation, such as 0,1 (default: all)"
+        "--templates", type=numbers, help="templates of each relation, such as 0,1 (default: all)"
     )
     parser.add_argument("--per-relation", type=int, help="only the first facts of each relation")
     parser.add_argument("--max-candidates", type=int, default=20, help="answers ranked (20)")
@@ -214,7 +215,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also the source of the shell completions."""
-    from km import cli_kb, completion
+    from km import cli_diff, cli_kb, completion
 
     parser = argparse.ArgumentParser(
         prog="km", description="Measure how language models hold and use knowledge."
@@ -226,6 +227,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--threads", type=int, help="default: the CPUs this process may use")
     demo.set_defaults(handler=_demo)
     _add_measure(commands)
+    cli_diff.add_command(commands)
     _add_draw(commands)
     _add_report(commands)
     cli_kb.add_commands(commands)
@@ -250,14 +252,15 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _fail(error: object) -> int:
+def _fail(error: object, code: int) -> int:
     """Say what went wrong in one line."""
     message = " ".join(str(error).split()) or type(error).__name__
     print("km:", message, file=sys.stderr)
-    return 1
+    return code
 
 
 def _run(args: argparse.Namespace) -> int:
+    code = getattr(args, "failure", 1)
     try:
         return int(args.handler(args))
     except KeyboardInterrupt:
@@ -267,11 +270,11 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except KeyError as error:
-        return _fail(error.args[0] if error.args else error)
+        return _fail(error.args[0] if error.args else error, code)
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, code)
     except (RuntimeError, ValueError, MemoryError, ImportError) as error:
-        return _fail(error)
+        return _fail(error, code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -184,7 +184,7 @@ class Diff(Result):
         return out
 
     def _exceeds(self, limit: Limit) -> str | None:
-        group = UNRELATED if UNRELATED in self.shares["group"] else ALL
+        group = UNRELATED if self.targeted else ALL
         row = self.share(limit.outcome, group)
         if row["low"] is None or row["low"] <= limit.share:
             return None
@@ -192,6 +192,11 @@ class Diff(Result):
             f"{limit}: {100 * row['net']:.1f} % of facts {row['of']} ({group}), at least "
             f"{100 * row['low']:.1f} %"
         )
+
+    @property
+    def targeted(self) -> bool:
+        """Whether some facts were meant to change."""
+        return UNRELATED in self.shares["group"]
 
     @property
     def summary(self) -> str:
@@ -247,9 +252,10 @@ def _summary(diff: Diff) -> list[str]:
     parameters = diff.parameters
     whole = diff.relations.row(0)
     names = (_name(parameters["before"]), _name(parameters["after"]))
+    relations = len(diff.relations) - 1
     lines = [
-        f"{names[0]} → {names[1]}: {whole['n']} facts of {len(diff.relations) - 1} relations, "
-        f"{whole['n_rows']} prompts"
+        f"{names[0]} → {names[1]}: {whole['n']} facts of {relations} relation"
+        f"{'s' if relations != 1 else ''}, {whole['n_rows']} prompts"
     ]
     if whole["change"] is not None:
         detectable = whole["detectable"]
@@ -258,10 +264,7 @@ def _summary(diff: Diff) -> list[str]:
             f"recall {_percent(whole['recall_before'])} → {_percent(whole['recall_after'])}: "
             f"{_points(whole, 'change', 'low', 'high')}{shown}"
         )
-    for verdict in diff_facts.VERDICTS:
-        lines.append(
-            f"  {verdict:<11}{whole[verdict.replace(' ', '_')]:>6}{_beside(diff, verdict)}"
-        )
+    lines += _counts(diff)
     lines.append(f"Floor: {_floors(parameters)}.")
     for row in list(diff.changes.rows())[:5]:
         lines.append(f"  {_change_line(row)}")
@@ -272,19 +275,37 @@ def _summary(diff: Diff) -> list[str]:
     return [*lines, *diff.notes]
 
 
+def _counts(diff: Diff) -> list[str]:
+    """Facts by verdict, those that were to change apart; beside them the shares of the others."""
+    groups: dict[str, Any] = {"facts": None}
+    if diff.targeted:
+        groups = {"targets": True, "unrelated": False}
+    of = "" if not diff.targeted else " of unrelated facts"
+    spread = f"{100 * diff.parameters['confidence']:g} %"
+    head = "".join(f"{name:>11}" for name in groups)
+    lines = [f"{'':<12}{head}   net share{of} above the floor [{spread}]"]
+    rows = list(diff.facts.rows())
+    for verdict in diff_facts.VERDICTS:
+        counts = [
+            sum(row["verdict"] == verdict and row["target"] is wanted for row in rows)
+            for wanted in groups.values()
+        ]
+        shown = "".join(f"{count:>11}" for count in counts)
+        lines.append(f"  {verdict:<10}{shown}   {_beside(diff, verdict)}".rstrip())
+    return lines
+
+
 def _beside(diff: Diff, verdict: str) -> str:
-    """The net share with its interval, behind the number of facts listed."""
+    """The net share with its interval, or what the verdict means."""
+    if verdict == diff_facts.UNRESOLVED:
+        return "flips that do not exceed the floor"
     if verdict not in diff_shares.OUTCOMES:
         return ""
-    parts = []
-    for group in dict.fromkeys(diff.shares["group"]):
-        row = diff.share(verdict, group)
-        if row["net"] is None:
-            continue
-        of = f"of what was {row['of']}" + ("" if group == ALL else f", {group}")
-        spread = "" if row["low"] is None else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-        parts.append(f"{100 * row['net']:.1f} %{spread} {of}")
-    return "  " + "; ".join(parts) if parts else ""
+    row = diff.share(verdict, UNRELATED if diff.targeted else ALL)
+    if row["net"] is None:
+        return "–"
+    spread = "" if row["low"] is None else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"{100 * row['net']:.1f} %{spread} of what was {row['of']}"
 
 
 def _floors(parameters: Mapping[str, Any]) -> str:
@@ -293,22 +314,23 @@ def _floors(parameters: Mapping[str, Any]) -> str:
     if flips is not None:
         parts.append(f"paraphrases (they miss {_percent(flips)} of what the others hold)")
     for floor in parameters["floors"]:
-        parts.append(f"{floor['name']} {floor['detail']} (facts move {floor['logp']:.2g} nats)")
+        parts.append(f"{floor['name']} {floor['detail']} (facts move by up to {floor['logp']:.2g})")
     return "; ".join(parts)
 
 
 def _change_line(row: Mapping[str, Any]) -> str:
     spread = f"[{row['change_low']:+.1f}, {row['change_high']:+.1f}]"
     return (
-        f"{row['verdict']}: {row['relation']}, {row['subject']}: {row['leading_before']} "
-        f"({row['p_leading_before']:.2g}) → {row['leading_after']} ({row['p_leading_after']:.2g}); "
-        f"{row['answer']} {row['change']:+.1f} nats {spread}"
+        f"{row['verdict']}: {row['subject']} ({row['relation']}): "
+        f"{row['leading_before']!r} {row['p_leading_before']:.2g} → "
+        f"{row['leading_after']!r} {row['p_leading_after']:.2g}; "
+        f"log p of {row['answer']!r} {row['change']:+.1f} {spread}"
     )
 
 
 def _evidence(diff: Diff) -> list[dict[str, Any]]:
     """Side effects on facts that were not meant to change; nothing without targets."""
-    if UNRELATED not in diff.shares["group"]:
+    if not diff.targeted:
         return []
     row = diff.share(diff_facts.LOST, UNRELATED)
     if row["net"] is None:
@@ -488,13 +510,18 @@ class _Work:
         wanted = read_targets(targets, layout.facts)
         provenance = self._provenance(probes, requantise, level, confidence)
         work = ChunkWork(self.kb, provenance)
-        floors = self._floors(layout, before, nulls, work, requantise, level)
+        same = self.before.about.get("fingerprint") == self.after.about.get("fingerprint")
+        floors = [] if same else self._floors(layout, before, nulls, work, requantise, level)
         probed = self._probe(work, probes)
         seed = int(self.asking["seed"])
         facts = diff_facts.fact_rows(layout, before, after, floors, wanted, level, confidence)
         shares = diff_shares.share_rows(layout, before, after, floors, facts, confidence, seed)
         relations = _relation_rows(layout, before, after, facts, probed, confidence, seed)
         layers = diff_layers.layer_rows(probed, confidence, seed) if probed is not None else []
+        if same:
+            self.notes.append("Both sides are the same model: there is nothing to differ.")
+            _no_spread(shares, relations)
+        self._caution(layout)
         tables = {
             "facts": Table.from_rows(diff_facts.COLUMNS, facts),
             "shares": Table.from_rows(diff_shares.COLUMNS, shares),
@@ -506,6 +533,16 @@ class _Work:
         if self.kb is not None and not self.kb.read_only:
             result.run = self.kb.record(result)
         return result
+
+    def _caution(self, layout: Layout) -> None:
+        """What could not be said for want of prompts or subjects."""
+        most = max(len(places) for places in layout.rows_of)
+        if most < 2:
+            self.notes.append("Asked one way only, no fact can be told to have changed.")
+        elif most < 5:
+            self.notes.append(f"{most} templates are few: verdicts rest on them.")
+        if len(set(layout.subject)) < 2:
+            self.notes.append("A single subject gives no interval, so no limit can be exceeded.")
 
     # ---- the sides ----
 
@@ -694,6 +731,16 @@ class _Work:
             )
             for name in _TABLES
         }
+
+
+def _no_spread(*tables: list[dict[str, Any]]) -> None:
+    """A model against itself differs by exactly nothing, whatever the facts."""
+    ends = ("low", "high", "logp_low", "logp_high", "detectable")
+    for rows in tables:
+        for row in rows:
+            row |= {name: 0.0 for name in ends if row.get(name) is not None}
+            if "interval" in row:
+                row["interval"] = "the same model"
 
 
 def _recall(side: Side) -> Recall:
