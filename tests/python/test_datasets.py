@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import km
-from km.datasets.readers import FactsFileError
+from km.datasets.files import DataFileError
 
 
 def test_shipped_facts_meet_the_promises() -> None:
@@ -195,7 +195,7 @@ def test_counterfact_popqa_lama_pararel_bear(tmp_path: Path) -> None:
 def test_bad_files_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(text)
-    with pytest.raises(FactsFileError, match=message) as caught:
+    with pytest.raises(DataFileError, match=message) as caught:
         km.datasets.read_facts(path)
     assert str(path) in str(caught.value)
 
@@ -203,12 +203,12 @@ def test_bad_files_name_the_place(tmp_path: Path, name: str, text: str, message:
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"relation": "\xff"}')
-    with pytest.raises(FactsFileError, match="byte 14: not UTF-8"):
+    with pytest.raises(DataFileError, match="byte 14: not UTF-8"):
         km.datasets.read_facts(path)
 
 
 def test_an_unknown_folder(tmp_path: Path) -> None:
-    with pytest.raises(FactsFileError, match="not a folder of facts"):
+    with pytest.raises(DataFileError, match="not a folder of facts"):
         km.datasets.read_facts(tmp_path)
 
 
@@ -248,7 +248,7 @@ RELATION = {"name": "r", "templates": ["{} is"], "facts": [{"subject": "a", "ans
 def test_odd_files_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(text)
-    with pytest.raises(FactsFileError) as caught:
+    with pytest.raises(DataFileError) as caught:
         km.datasets.read_facts(path)
     assert str(path) in str(caught.value) and message in str(caught.value)
 
@@ -257,5 +257,5 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")  # reading it would wait for ever
     (tmp_path / "b.jsonl").symlink_to("/dev/zero")
     for name in ("a.json", "b.jsonl"):
-        with pytest.raises(FactsFileError, match="not a regular file"):
+        with pytest.raises(DataFileError, match="not a regular file"):
             km.datasets.read_facts(tmp_path / name)

@@ -7,72 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from km.datasets.fact_set import Fact, FactSet, Relation, relation_from_dict
-
-MAX_FILE_BYTES = 1 << 30
-
-
-class FactsFileError(ValueError):
-    """A facts file breaks its layout; the message names file, place and field."""
-
-
-def _fail(path: Path, place: str, problem: str) -> FactsFileError:
-    where = f"{path}: {place}" if place else str(path)
-    return FactsFileError(f"{where}: {problem}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise _fail(path, "", "not a regular file")
-        size = status.st_size
-        if size > MAX_FILE_BYTES:
-            raise _fail(path, "", f"{size} bytes; files of facts may have {MAX_FILE_BYTES}")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _fail(path, f"byte {error.start}", "not UTF-8; save the file as UTF-8") from None
-
-
-def _parse_json(path: Path, text: str, place: str = "") -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = place or f"line {error.lineno}, column {error.colno}"
-        raise _fail(path, where, f"not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise _fail(path, place, "JSON is nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise _fail(path, place, f"not usable JSON: {error}") from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_read_text(path).split("\n"), 1):  # U+2028 ends no line here
-        if not line.strip():
-            continue
-        place = f"line {number}"
-        record = _parse_json(path, line, place)
-        if not isinstance(record, dict):
-            raise _fail(path, place, "expected a JSON object")
-        yield place, record
-
-
-def _text(path: Path, place: str, record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise _fail(path, place, f"field {name!r}: expected a text that is not empty")
-    if "\0" in value:
-        raise _fail(path, place, f"field {name!r}: NUL character")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise _fail(path, place, f"field {name!r}: lone surrogate; not a Unicode text")
-    return value.strip()
+from km.datasets.files import broken, parse_json, read_jsonl, read_text, text_field
 
 
 def _texts(path: Path, place: str, record: dict[str, Any], name: str) -> list[str]:
@@ -80,8 +21,8 @@ def _texts(path: Path, place: str, record: dict[str, Any], name: str) -> list[st
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise _fail(path, place, f"field {name!r}: expected a list of texts")
-    return [_text(path, place, {name: item}, name) for item in value]
+        raise broken(path, place, f"field {name!r}: expected a list of texts")
+    return [text_field(path, place, {name: item}, name) for item in value]
 
 
 def _template(path: Path, place: str, template: str) -> str:
@@ -90,11 +31,11 @@ def _template(path: Path, place: str, template: str) -> str:
     if "[Y]" in text:
         text, after = text.split("[Y]", 1)
         if after.strip(" ."):
-            raise _fail(path, place, f"template {template!r}: [Y] must come last")
+            raise broken(path, place, f"template {template!r}: [Y] must come last")
         text = text.rstrip()
     text = text.replace("[X]", "{}")
     if text.count("{}") != 1:
-        raise _fail(path, place, f"template {template!r}: expected exactly one {{}} or [X]")
+        raise broken(path, place, f"template {template!r}: expected exactly one {{}} or [X]")
     return text
 
 
@@ -106,8 +47,8 @@ def _answers(path: Path, place: str, record: dict[str, Any]) -> list[str]:
     if "answers" in record:
         return _texts(path, place, record, "answers")
     if "answer" in record:
-        return [_text(path, place, record, "answer"), *_aliases(path, place, record)]
-    raise _fail(path, place, "field 'answer' (or 'answers') is missing")
+        return [text_field(path, place, record, "answer"), *_aliases(path, place, record)]
+    raise broken(path, place, "field 'answer' (or 'answers') is missing")
 
 
 def _aliases(path: Path, place: str, record: dict[str, Any]) -> list[str]:
@@ -137,10 +78,10 @@ class _Collector:
 
     def finish(self, name: str) -> FactSet:
         if not self.facts:
-            raise _fail(self.path, "", "no facts found")
+            raise broken(self.path, "", "no facts found")
         for relation, templates in self.templates.items():
             if not templates:
-                raise _fail(
+                raise broken(
                     self.path, f"relation {relation!r}", "no template; give one with {} or [X]"
                 )
         relations = tuple(
@@ -152,21 +93,21 @@ class _Collector:
 
 def _checked_relation(path: Path, place: str, record: Any) -> Relation:
     if not isinstance(record, dict):
-        raise _fail(path, place, "expected a relation: an object with name, templates and facts")
-    name = _text(path, place, record, "name")
+        raise broken(path, place, "expected a relation: an object with name, templates and facts")
+    name = text_field(path, place, record, "name")
     place = f"{place} ({name})" if place else f"relation {name!r}"
     facts = record.get("facts")
     if not isinstance(facts, list) or not facts:
-        raise _fail(path, place, "field 'facts': expected a list that is not empty")
+        raise broken(path, place, "field 'facts': expected a list that is not empty")
     checked = []
     for index, fact in enumerate(facts):
         at = f"{place}, fact {index}"
         if not isinstance(fact, dict):
-            raise _fail(path, at, "expected an object with subject and answers")
+            raise broken(path, at, "expected an object with subject and answers")
         checked.append(
             {
                 "id": str(fact.get("id", index)),
-                "subject": _text(path, at, fact, "subject"),
+                "subject": text_field(path, at, fact, "subject"),
                 "answers": _answers(path, at, fact),
             }
         )
@@ -176,14 +117,14 @@ def _checked_relation(path: Path, place: str, record: Any) -> Relation:
             "name": name,
             "kind": str(record.get("kind", "")),
             "templates": _templates(path, place, record, "templates"),
-            "subjectless": _text(path, place, {"subjectless": "it", **record}, "subjectless"),
+            "subjectless": text_field(path, place, {"subjectless": "it", **record}, "subjectless"),
             "facts": checked,
         }
     )
 
 
 def _read_json(path: Path) -> FactSet:
-    data = _parse_json(path, _read_text(path))
+    data = parse_json(path, read_text(path))
     records = data if isinstance(data, list) else [data]
     if records and isinstance(records[0], dict) and "requested_rewrite" in records[0]:
         return _read_counterfact(path, records)
@@ -192,22 +133,22 @@ def _read_json(path: Path) -> FactSet:
         for index, record in enumerate(records)
     )
     if not relations:
-        raise _fail(path, "", "no relations found")
+        raise broken(path, "", "no relations found")
     names: set[str] = set()
     for index, relation in enumerate(relations):
         if relation.name in names:
-            raise _fail(path, f"entry {index}", f"field 'name': {relation.name!r} is given twice")
+            raise broken(path, f"entry {index}", f"field 'name': {relation.name!r} is given twice")
         names.add(relation.name)
     return FactSet(relations, source=str(path), name=path.stem)
 
 
 def _read_jsonl(path: Path) -> FactSet:
     collector = _Collector(path)
-    for place, record in _jsonl(path):
+    for place, record in read_jsonl(path):
         templates = "templates" if "templates" in record else "template"
         collector.add(
-            _text(path, place, record, "relation"),
-            _text(path, place, record, "subject"),
+            text_field(path, place, record, "relation"),
+            text_field(path, place, record, "subject"),
             _answers(path, place, record),
             _templates(path, place, record, templates) if templates in record else [],
             str(record.get("id", "")),
@@ -216,15 +157,15 @@ def _read_jsonl(path: Path) -> FactSet:
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     try:
         for record in reader:
             place = f"line {reader.line_num}"
             if None in record:
-                raise _fail(path, place, "more cells than columns in the header")
+                raise broken(path, place, "more cells than columns in the header")
             yield place, record
     except csv.Error as error:
-        raise _fail(path, f"line {reader.line_num}", f"not valid CSV: {error}") from None
+        raise broken(path, f"line {reader.line_num}", f"not valid CSV: {error}") from None
 
 
 def _read_csv(path: Path) -> FactSet:
@@ -232,14 +173,14 @@ def _read_csv(path: Path) -> FactSet:
     for place, record in _csv_rows(path, ","):
         for name in ("relation", "subject", "answer", "template"):
             if name not in record:
-                raise _fail(path, "line 1", f"column {name!r} is missing from the header")
+                raise broken(path, "line 1", f"column {name!r} is missing from the header")
         aliases = [text.strip() for text in (record.get("aliases") or "").split("|")]
-        answer = _text(path, place, record, "answer")
+        answer = text_field(path, place, record, "answer")
         collector.add(
-            _text(path, place, record, "relation"),
-            _text(path, place, record, "subject"),
+            text_field(path, place, record, "relation"),
+            text_field(path, place, record, "subject"),
             [answer, *(text for text in aliases if text)],
-            [_template(path, place, _text(path, place, record, "template"))],
+            [_template(path, place, text_field(path, place, record, "template"))],
             record.get("id") or "",
         )
     return collector.finish(path.stem)
@@ -252,15 +193,15 @@ def _read_counterfact(path: Path, records: list[Any]) -> FactSet:
         place = f"entry {index}"
         rewrite = record.get("requested_rewrite") if isinstance(record, dict) else None
         if not isinstance(rewrite, dict):
-            raise _fail(path, place, "field 'requested_rewrite' is missing")
+            raise broken(path, place, "field 'requested_rewrite' is missing")
         target = rewrite.get("target_true")
         if not isinstance(target, dict):
-            raise _fail(path, place, "field 'target_true': expected an object with 'str'")
+            raise broken(path, place, "field 'target_true': expected an object with 'str'")
         collector.add(
-            _text(path, place, rewrite, "relation_id"),
-            _text(path, place, rewrite, "subject"),
-            [_text(path, place, target, "str")],
-            [_template(path, place, _text(path, place, rewrite, "prompt"))],
+            text_field(path, place, rewrite, "relation_id"),
+            text_field(path, place, rewrite, "subject"),
+            [text_field(path, place, target, "str")],
+            [_template(path, place, text_field(path, place, rewrite, "prompt"))],
             str(record.get("case_id", "")),
         )
     return collector.finish("counterfact")
@@ -270,17 +211,17 @@ def _read_popqa(path: Path) -> FactSet:
     """PopQA (Mallen et al. 2023): test.tsv; each relation gets a question template of its own."""
     collector = _Collector(path)
     for place, record in _csv_rows(path, "\t"):
-        subject = _text(path, place, record, "subj")
-        question = _text(path, place, record, "question")
+        subject = text_field(path, place, record, "subj")
+        question = text_field(path, place, record, "question")
         name = "possible_answers"
-        answers = _parse_json(path, _text(path, place, record, name), place)
+        answers = parse_json(path, text_field(path, place, record, name), place)
         if subject not in question:
-            raise _fail(path, place, "field 'question' does not contain the subject")
+            raise broken(path, place, "field 'question' does not contain the subject")
         template = question.replace(subject, "{}", 1) + " The answer is"
         collector.add(
-            _text(path, place, record, "prop"),
+            text_field(path, place, record, "prop"),
             subject,
-            [_text(path, place, record, "obj"), *_texts(path, place, {name: answers}, name)],
+            [text_field(path, place, record, "obj"), *_texts(path, place, {name: answers}, name)],
             [_template(path, place, template)],
             record.get("id") or "",
         )
@@ -288,22 +229,22 @@ def _read_popqa(path: Path) -> FactSet:
 
 
 def _labelled(path: Path, place: str, row: dict[str, Any]) -> tuple[str, list[str]]:
-    answers = [_text(path, place, row, "obj_label")]
+    answers = [text_field(path, place, row, "obj_label")]
     if row.get("obj_aliases"):
         answers += _texts(path, place, row, "obj_aliases")
-    return _text(path, place, row, "sub_label"), answers
+    return text_field(path, place, row, "sub_label"), answers
 
 
 def _read_lama(path: Path) -> FactSet:
     """LAMA's T-REx and Google-RE layout: relations.jsonl beside TREx/P*.jsonl (or P*.jsonl)."""
     collector = _Collector(path)
     relations = path / "relations.jsonl"
-    for place, relation in _jsonl(relations):
-        name = _text(relations, place, relation, "relation")
-        template = _template(relations, place, _text(relations, place, relation, "template"))
+    for place, relation in read_jsonl(relations):
+        name = text_field(relations, place, relation, "relation")
+        template = _template(relations, place, text_field(relations, place, relation, "template"))
         for file in (path / "TREx" / f"{name}.jsonl", path / f"{name}.jsonl"):
             if file.exists():
-                for at, row in _jsonl(file):
+                for at, row in read_jsonl(file):
                     collector.add(name, *_labelled(file, at, row), [template])
     return collector.finish("lama")
 
@@ -314,13 +255,13 @@ def _read_pararel(path: Path) -> FactSet:
     patterns = path / "graphs_json" if (path / "graphs_json").is_dir() else path / "patterns"
     for file in sorted(patterns.glob("*.jsonl")):
         templates = []
-        for place, row in _jsonl(file):
-            text = _text(file, place, row, "pattern")
+        for place, row in read_jsonl(file):
+            text = text_field(file, place, row, "pattern")
             if text.rstrip(" .").endswith("[Y]"):
                 templates.append(_template(file, place, text))
         rows = path / "trex_lms_vocab" / file.name
         if templates and rows.exists():
-            for at, row in _jsonl(rows):
+            for at, row in read_jsonl(rows):
                 collector.add(file.stem, *_labelled(rows, at, row), templates)
     return collector.finish("pararel")
 
@@ -329,13 +270,13 @@ def _read_bear(path: Path) -> FactSet:
     """BEAR (Wiland et al. 2024): metadata_relations.json beside P*.jsonl."""
     collector = _Collector(path)
     metadata_path = path / "metadata_relations.json"
-    metadata = _parse_json(metadata_path, _read_text(metadata_path))
+    metadata = parse_json(metadata_path, read_text(metadata_path))
     if not isinstance(metadata, dict):
-        raise _fail(metadata_path, "", "expected an object of relations")
+        raise broken(metadata_path, "", "expected an object of relations")
     for name, about in metadata.items():
         file, place = path / f"{name}.jsonl", f"relation {name!r}"
         if not isinstance(about, dict):
-            raise _fail(metadata_path, place, "expected an object with templates")
+            raise broken(metadata_path, place, "expected an object with templates")
         texts = _texts(metadata_path, place, about, "templates")
         usable = [
             _template(metadata_path, place, text)
@@ -343,7 +284,7 @@ def _read_bear(path: Path) -> FactSet:
             if text.rstrip(" .").endswith("[Y]")
         ]
         if usable and file.exists():
-            for at, row in _jsonl(file):
+            for at, row in read_jsonl(file):
                 collector.add(name, *_labelled(file, at, row), usable)
     return collector.finish("bear")
 
@@ -382,7 +323,7 @@ def read_facts(path: str | os.PathLike[str]) -> FactSet:
 
     Raises
     ------
-    FactsFileError
+    DataFileError
         The file breaks its layout; names the line or entry and the field.
     OSError
         The file cannot be read.
@@ -393,8 +334,8 @@ def read_facts(path: str | os.PathLike[str]) -> FactSet:
             if (where / mark).exists():
                 return reader(where)
         marks = ", ".join(mark for mark, _ in _FOLDERS)
-        raise _fail(where, "", f"not a folder of facts km knows: none of {marks} is in it")
+        raise broken(where, "", f"not a folder of facts km knows: none of {marks} is in it")
     if where.suffix.lower() not in _BY_SUFFIX:
         known = ", ".join(_BY_SUFFIX)
-        raise _fail(where, "", f"unknown kind of file {where.suffix!r}; expected one of {known}")
+        raise broken(where, "", f"unknown kind of file {where.suffix!r}; expected one of {known}")
     return _BY_SUFFIX[where.suffix.lower()](where)
