@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
     from km import loss as loss
+    from km import schedules as schedules
     from km import scores as scores
     from km import stats as stats
     from km._km import Context as Context
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from km.errors import NumericError as NumericError
     from km.errors import ShapeError as ShapeError
     from km.errors import UnsupportedError as UnsupportedError
+    from km.examples import Example as Example
     from km.generate import Generation as Generation
     from km.gradients import Gradients as Gradients
     from km.kb import ConflictWarning as ConflictWarning
@@ -51,11 +53,14 @@ if TYPE_CHECKING:
     from km.lens_batch import logit_lens as logit_lens
     from km.loading import load as load
     from km.loading import models as models
+    from km.lora import LoRA as LoRA
     from km.model import Model as Model
     from km.model_diff import Diff as Diff
     from km.model_diff import diff as diff
     from km.neurons import KnowledgeNeurons as KnowledgeNeurons
     from km.neurons import knowledge_neurons as knowledge_neurons
+    from km.optimizers import SGD as SGD
+    from km.optimizers import AdamW as AdamW
     from km.patch_sweep import ActivationPatching as ActivationPatching
     from km.patch_sweep import activation_patching as activation_patching
     from km.patching import Patch as Patch
@@ -79,6 +84,8 @@ if TYPE_CHECKING:
     from km.trace import TracePlan as TracePlan
     from km.trainable import Snapshot as Snapshot
     from km.trainable import TrainableModel as TrainableModel
+    from km.trainer import Step as Step
+    from km.trainer import Trainer as Trainer
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -87,6 +94,7 @@ if TYPE_CHECKING:
 # Where each public name lives; a name whose place is "" is a submodule.
 _PLACES = {
     "ActivationPatching": "patch_sweep",
+    "AdamW": "optimizers",
     "AffineLens": "affine_lens",
     "AffineLensEvaluation": "affine_lens",
     "ArgumentError": "errors",
@@ -101,6 +109,7 @@ _PLACES = {
     "Decoder": "decoders",
     "Diff": "model_diff",
     "Error": "errors",
+    "Example": "examples",
     "ExposureResult": "texts",
     "FormatError": "errors",
     "Generation": "generate",
@@ -109,6 +118,7 @@ _PLACES = {
     "KnowledgeBase": "kb",
     "KnowledgeCircuit": "circuits",
     "KnowledgeNeurons": "neurons",
+    "LoRA": "lora",
     "LogitAttribution": "attribution",
     "LogitLens": "lens_batch",
     "Model": "model",
@@ -118,6 +128,7 @@ _PLACES = {
     "Picture": "picture",
     "Recall": "recall",
     "Result": "result",
+    "SGD": "optimizers",
     "Sample": "decoders",
     "ScoreResult": "score",
     "Session": "session",
@@ -125,10 +136,12 @@ _PLACES = {
     "Snapshot": "trainable",
     "Span": "prompts",
     "Steering": "steer",
+    "Step": "trainer",
     "Table": "table",
     "Trace": "trace",
     "TracePlan": "trace",
     "TrainableModel": "trainable",
+    "Trainer": "trainer",
     "UnsupportedError": "errors",
     "Verbatim": "texts",
     "Verification": "verification",
@@ -149,6 +162,7 @@ _PLACES = {
     "models": "loading",
     "patch": "patching",
     "power": "comparison",
+    "schedules": "",
     "scores": "",
     "span": "prompts",
     "stats": "",

@@ -354,6 +354,121 @@ def trainable_restore(model: Model, values: Sequence[Buffer | None]) -> None:
     """Set every trainable parameter to `values`: an array, or None for the values of the model that
     this one was made of, for each parameter."""
 
+# ---- training (km.Trainer) ----
+
+@final
+class Trainer:
+    """Gradients, optimiser and adapters of one trainable model; used by one thread at a time.
+
+    Parameters
+    ----------
+    model : Model
+        A trainable one.
+    optimizer : {"adamw", "sgd"}
+    beta1, beta2, eps : float
+        Of AdamW.
+    momentum : float
+        Of SGD.
+    weight_decay : float
+    trained, decays : (parameters) bool, optional
+        Which parameters are trained (None: all that can be changed), and which decay (None:
+        matrices and embeddings).
+    clip : float
+        Longest norm of all gradients together; 0: any.
+    rank : int
+        Of low-rank adapters; 0: the parameters themselves are trained.
+    alpha : float
+        Adapters enter multiplied by alpha / rank.
+    seed : int
+        Of the adapters' first values.
+    """
+
+    def __new__(
+        cls,
+        model: Model,
+        optimizer: Literal["adamw", "sgd"],
+        beta1: float,
+        beta2: float,
+        eps: float,
+        momentum: float,
+        weight_decay: float,
+        trained: Buffer | None = None,
+        decays: Buffer | None = None,
+        clip: float = 0.0,
+        rank: int = 0,
+        alpha: float = 0.0,
+        seed: int = 0,
+    ) -> Trainer: ...
+    def step(
+        self,
+        ids: Buffer,
+        offsets: Buffer,
+        weights: Buffer,
+        learning_rate: float,
+        pass_tokens: int = 0,
+        recompute: bool | None = None,
+    ) -> tuple[int, float, float, float, int, int]:
+        """One step on the weighted mean of -log p over a batch's targets.
+
+        Parameters
+        ----------
+        ids : (T) int32
+            Of S sequences, one after the other.
+        offsets : (S + 1) int64
+            Where each begins; the last is T.
+        weights : (T) float32
+            Of -log p(ids[t] | those before it in its sequence).
+        learning_rate : float
+        pass_tokens : int
+            Whole sequences share a pass up to so many tokens; 0: 1024.
+        recompute : bool, optional
+            Keep less and compute more; None: where memory asks for it.
+
+        Returns
+        -------
+        (step, loss in nats a target, norm of the gradients, learning rate, targets, tokens)
+
+        Raises
+        ------
+        NumericError
+            A loss or gradient that is not finite; nothing has changed then.
+        """
+    @property
+    def last(self) -> tuple[int, float, float, float, int, int]:
+        """What the last finished step returned, also when the user stopped it; step 0: none yet."""
+    def reset(self) -> None:
+        """Begin again from the model's present values."""
+    def arrays(self) -> list[tuple[int, str, str]]:
+        """(parameter, kind, kind of what it is an average of) of each array a step changes; kinds
+        are "values", "lora_A", "lora_B", "first" and "second"."""
+    def array(self, index: int) -> Array:
+        """One of them, (rows, columns) float32: the trainer's own memory. `restored` has to follow
+        when it was written."""
+    def restored(self, steps: int) -> None:
+        """Arrays were written as they were after so many steps."""
+
+def trainer_estimate(
+    model: Model,
+    optimizer: Literal["adamw", "sgd"],
+    beta1: float,
+    beta2: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+    n_tokens: int,
+    longest: int,
+    n_targets: int,
+    recompute: bool,
+    trained: Buffer | None = None,
+    decays: Buffer | None = None,
+    clip: float = 0.0,
+    rank: int = 0,
+    alpha: float = 0.0,
+    seed: int = 0,
+) -> tuple[int, int, int, int]:
+    """Bytes of (float32 weights, gradients and adapters, averages, one pass) that training takes;
+    parameters as of Trainer."""
+
 # ---- activations (km.trace, km.gradients) ----
 
 def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:

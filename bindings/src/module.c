@@ -4,8 +4,8 @@
 
 /* In the order of km_type_index. */
 static PyType_Spec *const TYPES[KM_N_TYPES] = {
-    &km_py_array_spec, &km_py_table_spec, &km_py_context_spec,
-    &km_py_model_spec, &km_py_kb_spec,    &km_py_session_spec,
+    &km_py_array_spec, &km_py_table_spec,   &km_py_context_spec, &km_py_model_spec,
+    &km_py_kb_spec,    &km_py_session_spec, &km_py_trainer_spec,
 };
 
 /* Functions: one table a wrapper file. */
@@ -19,6 +19,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_interpretability_methods,
     km_py_memorization_scores_methods,
     km_py_score_methods,
+    km_py_trainer_methods,
     km_py_trainable_methods,
 };
 enum { N_FUNCTIONS = sizeof FUNCTIONS / sizeof FUNCTIONS[0] };

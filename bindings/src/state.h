@@ -14,6 +14,7 @@ typedef enum km_type_index {
     KM_TYPE_MODEL,
     KM_TYPE_KNOWLEDGE_BASE,
     KM_TYPE_SESSION,
+    KM_TYPE_TRAINER,
     KM_N_TYPES
 } km_type_index;
 

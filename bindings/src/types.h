@@ -7,7 +7,7 @@
 #include "state.h"
 
 extern PyType_Spec km_py_array_spec, km_py_table_spec, km_py_context_spec, km_py_model_spec,
-    km_py_kb_spec, km_py_session_spec;
+    km_py_kb_spec, km_py_session_spec, km_py_trainer_spec;
 
 /* Functions of the module: one table a wrapper file, ended by a row of zeros. */
 extern PyMethodDef km_py_core_methods[];
@@ -18,6 +18,7 @@ extern PyMethodDef km_py_gradient_methods[];
 extern PyMethodDef km_py_interpretability_methods[];
 extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
+extern PyMethodDef km_py_trainer_methods[];
 extern PyMethodDef km_py_trainable_methods[];
 
 /* Wrap a table; takes ownership of it, also on failure. */
