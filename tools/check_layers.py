@@ -38,6 +38,7 @@ PUBLIC = {
     "circuit.h": "measure",
     "memorization.h": "measure",
     "memorization_scores.h": "measure",
+    "priming_scores.h": "measure",
     "interpretability.h": "measure",
     "score.h": "measure",
     "km.h": "measure",

@@ -888,6 +888,41 @@ def score_mean_reciprocal_rank(rank: Buffer) -> float:
 def score_macro_mean(x: Buffer, group: Buffer) -> float:
     """Mean of the groups' means; x float64, group int64."""
 
+def score_priming(
+    context_before: float, context_after: float, before: Buffer, after: Buffer, log_unstable: float
+) -> tuple[float, float, float, float, float, float, int, int, int]:
+    """(log S_mem, log S_prime, the same of stable ratios, mean and median log ratio, mean change of
+    P, prefixes that count, dropped, unstable); before, after (M) float64 nats."""
+
+def score_priming_predictor(
+    log_keyword: Buffer, log_s_prime: Buffer, threshold: float
+) -> tuple[float, float, int, float, float, Array]:
+    """(Pearson, Spearman, surprising texts, mean of the surprising and of the others, flags (N));
+    arguments (N) float64."""
+
+def prune_apply(
+    values: Sequence[Buffer],
+    base: Sequence[Buffer],
+    low: float,
+    high: float,
+    keep: bool = False,
+    signed: bool = False,
+    together: bool = False,
+    names: Sequence[str] | None = None,
+) -> Array:
+    """Put `base` back, in place, where the change from it has a rank from low n to high n (`keep`:
+    anywhere else); pruned elements of each tensor (int64). All float32 or all float64."""
+
+def prune_mask(
+    changes: Sequence[Buffer],
+    low: float,
+    high: float,
+    keep: bool = False,
+    signed: bool = False,
+    together: bool = False,
+) -> Array:
+    """False where a change is pruned, one tensor after another (bool)."""
+
 # ---- statistics (km.stats wraps them) ----
 
 _Interval: TypeAlias = tuple[float, float, float, float, float, int, int, str]

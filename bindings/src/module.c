@@ -18,6 +18,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_memorization_methods,
     km_py_interpretability_methods,
     km_py_memorization_scores_methods,
+    km_py_priming_scores_methods,
     km_py_score_methods,
     km_py_trainer_methods,
     km_py_trainable_methods,

@@ -17,6 +17,7 @@ extern PyMethodDef km_py_trace_methods[];
 extern PyMethodDef km_py_gradient_methods[];
 extern PyMethodDef km_py_interpretability_methods[];
 extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_methods[];
+extern PyMethodDef km_py_priming_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
 extern PyMethodDef km_py_trainer_methods[];
 extern PyMethodDef km_py_trainable_methods[];

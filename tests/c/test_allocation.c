@@ -10,6 +10,7 @@
 #include "km/interpretability.h"
 #include "km/memorization.h"
 #include "km/neurons.h"
+#include "km/priming_scores.h"
 #include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
@@ -384,6 +385,25 @@ static km_status exposure(fixture *f, km_error *err) {
     return km_score_exposure_into(rank, out, f->ctx, X, N, Y, N, 3.0, err);
 }
 
+static km_status priming(fixture *f, km_error *err) {
+    km_priming_score out;
+    static const double before[2] = {-3, -4}, after[2] = {-2, -5};
+    return km_score_priming(&out, f->ctx, -1, -2, before, after, 2, -23, err);
+}
+
+static km_status priming_predictor(fixture *f, km_error *err) {
+    km_priming_prediction out;
+    return km_score_priming_predictor(&out, NULL, f->ctx, X, Y, N, 1e-3, err);
+}
+
+static km_status prune(fixture *f, km_error *err) {
+    float values[N] = {1, 2, 3, 4, 5, 6}, base[N] = {0};
+    bool mask[N];
+    const km_prune_tensor tensor = {NULL, values, base, N};
+    KM_TRY(km_prune_mask_into(mask, NULL, f->ctx, &tensor, 1, NULL, err));
+    return km_prune_apply(NULL, f->ctx, &tensor, 1, NULL, err);
+}
+
 static km_status macro_mean(fixture *f, km_error *err) {
     double out;
     return km_score_macro_mean(&out, f->ctx, X, GROUP, N, err);
@@ -528,6 +548,9 @@ static const struct {
               {"km_score_recall_curve", recall_curve},
               {"km_score_exposure_into", exposure},
               {"km_score_macro_mean", macro_mean},
+              {"km_score_priming", priming},
+              {"km_score_priming_predictor", priming_predictor},
+              {"km_prune_mask_into, apply", prune},
               {"km_stats_bootstrap_mean", bootstrap_mean},
               {"km_stats_clustered_mean", clustered_mean},
               {"km_stats_paired_difference", paired_difference},

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from km.scores import interventions as interventions
 from km.scores import memorization as memorization
+from km.scores import priming as priming
 
-__all__ = ["interventions", "memorization"]
+__all__ = ["interventions", "memorization", "priming"]

@@ -14,6 +14,7 @@
 #include "km/neurons.h"
 #include "km/optimizer.h"
 #include "km/points.h"
+#include "km/priming_scores.h"
 #include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
