@@ -32,6 +32,8 @@ static const paint_row paints[KM_PAINT_COUNT] = {
     [KM_PAINT_PALE_ORANGE] = {"pale-orange", "#fdf1d6", "#3d300f"},
     [KM_PAINT_PALE_VERMILION] = {"pale-vermilion", "#fbe6d7", "#43260f"},
     [KM_PAINT_PALE_PURPLE] = {"pale-purple", "#f7e7f0", "#3d2635"},
+    [KM_PAINT_MID_GREEN] = {"mid-green", "#a5dcc8", "#1e5b49"},
+    [KM_PAINT_MID_VERMILION] = {"mid-vermilion", "#f3c09b", "#6e3c17"},
 };
 
 static const char *const layout_names[KM_LAYOUT_COUNT] = {"fixed", "down", "right", "spring",

@@ -176,6 +176,8 @@ def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_draw(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from km import cli_draw
+
     draw = commands.add_parser("draw", help="draw a picture")
     pictures = draw.add_subparsers(dest="picture", required=True, metavar="PICTURE")
     taxonomy = pictures.add_parser("taxonomy", help="the taxonomy with the evidence on its nodes")
@@ -191,7 +193,7 @@ def _add_draw(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     lens.add_argument("--answer", required=True, help="the answer; its first token is followed")
     _model_options(lens)
     lens.set_defaults(handler=_draw_lens)
-    for parser in (taxonomy, recall, lens):
+    for parser in (taxonomy, recall, lens, *cli_draw.add_pictures(pictures)):
         parser.add_argument(
             "--out", required=True, type=Path, help="a .svg, .png, .pdf or .dot file"
         )

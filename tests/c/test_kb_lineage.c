@@ -14,7 +14,7 @@ static void put_model(km_kb *kb, const char *fingerprint) {
 static km_kb *open_with_models(fixture *f) {
     km_kb *kb = open_with_taxonomy(f);
     for (int i = 1; i <= 6; i++) {
-        char fingerprint[16];
+        char fingerprint[32];
         snprintf(fingerprint, sizeof fingerprint, "aaaaaaaa%d", i);
         put_model(kb, fingerprint);
     }

@@ -73,6 +73,8 @@ typedef enum km_paint {
     KM_PAINT_PALE_ORANGE,
     KM_PAINT_PALE_VERMILION,
     KM_PAINT_PALE_PURPLE,
+    KM_PAINT_MID_GREEN,
+    KM_PAINT_MID_VERMILION,
     KM_PAINT_COUNT
 } km_paint;
 

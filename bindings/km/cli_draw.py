@@ -1,0 +1,87 @@
+"""``km draw``: the pictures of models that learn, from a knowledge base alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from km.kb import KnowledgeBase
+    from km.picture import Picture
+
+
+def add_pictures(
+    pictures: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> list[argparse.ArgumentParser]:
+    """Add ``evolution``, ``priming``, ``learning`` and ``lineage``.
+
+    Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
+    """
+    evolution = pictures.add_parser(
+        "evolution", help="how the states of facts change from model to model"
+    )
+    evolution.add_argument(
+        "--models", type=_names, help="names or fingerprints parted by commas, in their order"
+    )
+    evolution.add_argument("--run", type=int, help="a run of km diff instead")
+    evolution.set_defaults(handler=_run, draw=_evolution)
+
+    priming = pictures.add_parser("priming", help="where a learned text's keyword leaked to")
+    priming.add_argument("--run", type=int, help="a priming run (default: the newest)")
+    priming.set_defaults(handler=_run, draw=_priming)
+
+    learning = pictures.add_parser("learning", help="learning curves of training runs")
+    learning.add_argument("--runs", type=_numbers, help="such as 3,5 (default: the newest 8)")
+    learning.set_defaults(handler=_run, draw=_learning)
+
+    lineage = pictures.add_parser("lineage", help="which model came from which")
+    lineage.add_argument("--model", help="only this model's ancestors and descendants")
+    lineage.set_defaults(handler=_run, draw=_lineage)
+
+    parsers = [evolution, priming, learning, lineage]
+    for parser in parsers:
+        parser.add_argument("--kb", required=True, type=Path, help="knowledge base")
+    return parsers
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _run(args: argparse.Namespace) -> int:
+    from km.kb import KnowledgeBase
+
+    with KnowledgeBase(args.kb, read_only=True) as kb:
+        picture: Picture = args.draw(kb, args)
+    picture.save(args.out)
+    print(args.out)
+    return 0
+
+
+def _evolution(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.evolution(kb, args.models, run=args.run)
+
+
+def _priming(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.priming(kb, args.run)
+
+
+def _learning(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.learning(kb, args.runs)
+
+
+def _lineage(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.lineage(kb, args.model)
