@@ -7,9 +7,6 @@
 
 #include "tensor/linear_private.h"
 
-#define UNIT_ROWS 256
-#define UNIT_COLUMNS 256
-
 static int64_t divide_up(int64_t n, int64_t size) {
     return n / size + (n % size != 0);
 }
@@ -22,6 +19,7 @@ typedef struct gradient_work {
     float *dw;
     const float *dy, *x;
     int64_t lddy, ldx, rows, cols, m;
+    int64_t unit_rows, unit_columns;
     float scale;
 } gradient_work;
 
@@ -29,11 +27,12 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
     (void)worker;
     (void)err;
     const gradient_work *w = payload;
-    const int64_t across = divide_up(w->cols, UNIT_COLUMNS);
+    const int64_t across = divide_up(w->cols, w->unit_columns);
     for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t row = unit / across * UNIT_ROWS, column = unit % across * UNIT_COLUMNS;
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)least(UNIT_ROWS, w->rows - row),
-                    (int)least(UNIT_COLUMNS, w->cols - column), (int)w->m, w->scale, w->dy + row,
+        const int64_t row = unit / across * w->unit_rows, column = unit % across * w->unit_columns;
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans,
+                    (int)least(w->unit_rows, w->rows - row),
+                    (int)least(w->unit_columns, w->cols - column), (int)w->m, w->scale, w->dy + row,
                     (int)w->lddy, w->x + column, (int)w->ldx, 1.0f, w->dw + row * w->cols + column,
                     (int)w->cols);
     }
@@ -43,7 +42,8 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
 km_status km_linear_gradient(km_ctx *ctx, float *dw, const float *dy, int64_t lddy, const float *x,
                              int64_t ldx, int64_t rows, int64_t cols, int64_t m, float scale,
                              km_error *err) {
-    gradient_work work = {dw, dy, x, lddy, ldx, rows, cols, m, scale};
-    const int64_t units = divide_up(rows, UNIT_ROWS) * divide_up(cols, UNIT_COLUMNS);
+    gradient_work work = {
+        dw, dy, x, lddy, ldx, rows, cols, m, km__unit_rows(rows), km__unit_columns(cols), scale};
+    const int64_t units = divide_up(rows, work.unit_rows) * divide_up(cols, work.unit_columns);
     return km_parallel_for(ctx, units, 1, run_range, &work, err);
 }

@@ -19,6 +19,26 @@ static inline int64_t km__sum_block(int64_t k) {
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 255) / 256 * 256;
 }
 
+/* The products of the backward pass are cut into units of at most this many rows and columns. */
+#define KM_UNIT_ROWS 384
+#define KM_UNIT_COLUMNS 640
+
+/* Length of n_blocks equal blocks, a multiple of 32 but for the last. */
+static inline int64_t km__cut_length(int64_t size, int64_t n_blocks) {
+    return ((size + n_blocks - 1) / n_blocks + 31) / 32 * 32;
+}
+
+/* Rows of a unit: few rows in one, more in an even number of blocks, so that two threads have the
+ * same to do. */
+static inline int64_t km__unit_rows(int64_t rows) {
+    const int64_t blocks = (rows + KM_UNIT_ROWS - 1) / KM_UNIT_ROWS;
+    return rows < 64 ? 64 : km__cut_length(rows, (blocks + 1) / 2 * 2);
+}
+
+static inline int64_t km__unit_columns(int64_t columns) {
+    return km__cut_length(columns, (columns + KM_UNIT_COLUMNS - 1) / KM_UNIT_COLUMNS);
+}
+
 typedef struct km_linear_kernels {
     const char *name;
     /* y (m, n) = x (m, k) w^T + bias, row strides ldy, ldx, ldw. w has zeros in columns k to the
