@@ -11,6 +11,8 @@ from __future__ import annotations
 from km.datasets.checks import FactProblem, FactReport, validate
 from km.datasets.fact_set import Fact, FactSet, Relation, facts, relation_names
 from km.datasets.files import DataFileError
+from km.datasets.priming_checks import PrimingProblem, PrimingReport, validate_priming
+from km.datasets.priming_readers import read_priming_texts, read_probes
 from km.datasets.priming_set import (
     PrimingSet,
     PrimingText,
@@ -34,6 +36,8 @@ __all__ = [
     "FactProblem",
     "FactReport",
     "FactSet",
+    "PrimingProblem",
+    "PrimingReport",
     "PrimingSet",
     "PrimingText",
     "PrimingTheme",
@@ -48,8 +52,11 @@ __all__ = [
     "priming_theme",
     "probes",
     "read_facts",
+    "read_priming_texts",
+    "read_probes",
     "relation_names",
     "shuffled",
     "stepping_patterns",
     "validate",
+    "validate_priming",
 ]
