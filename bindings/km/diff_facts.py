@@ -71,6 +71,16 @@ COLUMNS = [
 ]
 
 
+FLOOR_COLUMNS = [
+    Column("name", "text", "", "least, paraphrases, requantisation or retraining."),
+    Column("detail", "text", "", "Such as the type the weights were stored in."),
+    Column("n_models", "int64", "models", "Null models measured."),
+    Column("logp", "double", "nats", "What a fact's mean change must exceed."),
+    Column("margin", "double", "nats", "What the change of its lead must exceed."),
+    Column("share", "double", "share", "Prompts that miss a fact which the other prompts hold."),
+]
+
+
 class Cells:
     """One model's rows as arrays, in the order they were measured.
 
@@ -195,6 +205,25 @@ def make_floor(
     logp = [_largest(layout, null.logp - before.logp) for null in nulls]
     margin = [_largest(layout, null.margin - before.margin) for null in nulls]
     return Floor(name, detail, _bound(logp, level), _bound(margin, level), tuple(nulls))
+
+
+def floor_table(floors: Sequence[Floor], flips: float | None) -> Table:
+    """What was taken as noise, and how far it reaches."""
+    rows: list[dict[str, Any]] = [
+        {"name": "least", "detail": "a factor of two", "logp": LEAST, "margin": LEAST},
+        {"name": "paraphrases", "detail": "the first model's own", "share": flips},
+    ]
+    rows += [
+        {
+            "name": floor.name,
+            "detail": floor.detail,
+            "n_models": len(floor.cells),
+            "logp": floor.logp,
+            "margin": floor.margin,
+        }
+        for floor in floors
+    ]
+    return Table.from_rows(FLOOR_COLUMNS, rows)
 
 
 def _largest(layout: Layout, change: Floats) -> float:

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
@@ -242,9 +242,18 @@ def _paired(
     if ids is None:
         return None
     options: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    if bool((seen == floor).all()):  # plus and minus Wilson's bound of 0 in the clusters
-        return stats.paired_bootstrap(0 * seen, 0 * floor, *ids, proportion=True, **options)
-    return stats.paired_bootstrap(seen, floor, *ids, **options)
+    difference = seen - floor
+    if bool((difference == difference[0]).all()):
+        # No spread at all: plus and minus Wilson's bound of 0 in the clusters.
+        zero, at = 0 * difference, float(difference[0])
+        bound = stats.paired_bootstrap(zero, zero, *ids, proportion=True, **options)
+        return replace(bound, estimate=at, low=at + bound.low, high=at + bound.high)
+    found = stats.paired_bootstrap(seen, floor, *ids, **options)
+    if found.method == "cluster bootstrap" or len(ids) == 1:
+        return found
+    # Few relations may happen to agree: never less than what the subjects alone would say.
+    subjects = stats.paired_bootstrap(seen, floor, ids[1], **options)
+    return max(found, subjects, key=lambda interval: interval.high - interval.low)
 
 
 # ---- the rule a script may set ----

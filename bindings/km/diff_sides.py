@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -44,9 +45,9 @@ class Side:
     model: Model | None
     recall: Recall | None = None
 
-    @property
+    @cached_property
     def about(self) -> dict[str, Any]:
-        """The model's part of a provenance."""
+        """The model's part of a provenance; that of a trainable model costs a pass over it."""
         if self.model is not None:
             return self.model.describe()
         assert self.recall is not None
