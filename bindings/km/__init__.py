@@ -66,8 +66,13 @@ if TYPE_CHECKING:
     from km.patching import Patch as Patch
     from km.patching import patch as patch
     from km.picture import Picture as Picture
+    from km.priming_measure import Priming as Priming
+    from km.priming_measure import priming as priming
     from km.prompts import Span as Span
     from km.prompts import span as span
+    from km.pruning import IgnoreTopK as IgnoreTopK
+    from km.pruning import KeepTopK as KeepTopK
+    from km.pruning import Slice as Slice
     from km.recall import Recall as Recall
     from km.recall import memorization as memorization
     from km.result import Result as Result
@@ -75,6 +80,8 @@ if TYPE_CHECKING:
     from km.session import Session as Session
     from km.steer import Steering as Steering
     from km.steer import steering as steering
+    from km.stepping import SteppingStones as SteppingStones
+    from km.stepping import stepping_stones as stepping_stones
     from km.table import Table as Table
     from km.texts import ExposureResult as ExposureResult
     from km.texts import Verbatim as Verbatim
@@ -115,6 +122,8 @@ _PLACES = {
     "Generation": "generate",
     "Gradients": "gradients",
     "Greedy": "decoders",
+    "IgnoreTopK": "pruning",
+    "KeepTopK": "pruning",
     "KnowledgeBase": "kb",
     "KnowledgeCircuit": "circuits",
     "KnowledgeNeurons": "neurons",
@@ -126,6 +135,7 @@ _PLACES = {
     "NumericError": "errors",
     "Patch": "patching",
     "Picture": "picture",
+    "Priming": "priming_measure",
     "Recall": "recall",
     "Result": "result",
     "SGD": "optimizers",
@@ -133,10 +143,12 @@ _PLACES = {
     "ScoreResult": "score",
     "Session": "session",
     "ShapeError": "errors",
+    "Slice": "pruning",
     "Snapshot": "trainable",
     "Span": "prompts",
     "Steering": "steer",
     "Step": "trainer",
+    "SteppingStones": "stepping",
     "Table": "table",
     "Trace": "trace",
     "TracePlan": "trace",
@@ -162,11 +174,13 @@ _PLACES = {
     "models": "loading",
     "patch": "patching",
     "power": "comparison",
+    "priming": "priming_measure",
     "schedules": "",
     "scores": "",
     "span": "prompts",
     "stats": "",
     "steering": "steer",
+    "stepping_stones": "stepping",
     "validate": "datasets",
     "verbatim": "texts",
     "verify": "verification",
