@@ -70,18 +70,54 @@ static km_status open_gguf(km_container *container, km_error *err) {
     return status;
 }
 
-km_status km_container_open(km_container **out, km_ctx *ctx, const char *path, km_error *err) {
-    *out = NULL;
-    km_status status = KM_OK;
+static km_status new_container(km_container **out, km_ctx *ctx, const char *path, km_error *err) {
     km_container *container = NULL;
-    struct stat info;
-    KM_GO(km_alloc_array((void **)&container, ctx, 1, sizeof(*container), err));
+    KM_TRY(km_alloc_array((void **)&container, ctx, 1, sizeof(*container), err));
     container->ctx = ctx;
     container->map.fd = -1;
     container->config.fd = -1;
     container->tokenizer.fd = -1;
     container->tokenizer_config.fd = -1;
-    KM_GO(km_strdup(&container->path, ctx, path, err));
+    km_status status = km_strdup(&container->path, ctx, path, err);
+    if (status != KM_OK) {
+        km_container_close(container);
+        return status;
+    }
+    *out = container;
+    return KM_OK;
+}
+
+km_status km_container_from_maps(km_container **out, km_ctx *ctx, const char *path, km_map *gguf,
+                                 km_map *config, km_map *weights, km_error *err) {
+    km_container *container = NULL;
+    km_status status = KM_OK;
+    KM_GO(new_container(&container, ctx, path, err));
+    if (gguf != NULL) {
+        container->map = *gguf;
+        *gguf = (km_map){NULL, 0, -1};
+        KM_GO(km_gguf_parse(&container->gguf, ctx, container->map.data, container->map.size, err));
+    } else {
+        KM_GO(km__folder_from_maps(container, config, weights, err));
+    }
+    *out = container;
+    container = NULL;
+done:
+    km_container_close(container);
+    for (int i = 0; i < 3; i++) {
+        km_map *map = i == 0 ? gguf : i == 1 ? config : weights;
+        if (map != NULL) {
+            km_map_close(map);
+        }
+    }
+    return status;
+}
+
+km_status km_container_open(km_container **out, km_ctx *ctx, const char *path, km_error *err) {
+    *out = NULL;
+    km_status status = KM_OK;
+    km_container *container = NULL;
+    struct stat info;
+    KM_GO(new_container(&container, ctx, path, err));
     if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
         KM_GO(km__folder_open(container, err));
     } else {

@@ -30,5 +30,8 @@ struct km_container {
 
 /* Fill a container whose path is a folder. */
 KM_NODISCARD km_status km__folder_open(km_container *container, km_error *err);
+/* The same of a folder whose config.json and weights are in memory; takes the maps. */
+KM_NODISCARD km_status km__folder_from_maps(km_container *container, km_map *config,
+                                            km_map *weights, km_error *err);
 
 #endif

@@ -84,9 +84,9 @@ static size_t alignment_of(const km_gguf_pair *pairs, int64_t n) {
     return DEFAULT_ALIGNMENT;
 }
 
-static km_status write_file(km_output *output, km_ctx *ctx, const km_gguf_pair *pairs,
-                            int64_t n_pairs, const km_write_tensor *tensors, int64_t n_tensors,
-                            km_error *err) {
+km_status km_gguf_write_to(km_output *output, km_ctx *ctx, const km_gguf_pair *pairs,
+                           int64_t n_pairs, const km_write_tensor *tensors, int64_t n_tensors,
+                           km_error *err) {
     const size_t alignment = alignment_of(pairs, n_pairs);
     uint64_t offset = 0;
     km_tick tick;
@@ -113,7 +113,7 @@ km_status km_gguf_write(const char *path, km_ctx *ctx, const km_gguf_pair *pairs
                         const km_write_tensor *tensors, int64_t n_tensors, km_error *err) {
     km_output *output = NULL;
     KM_TRY(km_output_open(&output, ctx, path, err));
-    km_status status = write_file(output, ctx, pairs, n_pairs, tensors, n_tensors, err);
+    km_status status = km_gguf_write_to(output, ctx, pairs, n_pairs, tensors, n_tensors, err);
     if (status != KM_OK) {
         km_output_abort(output);
         return status;

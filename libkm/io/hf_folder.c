@@ -300,3 +300,20 @@ km_status km__folder_open(km_container *container, km_error *err) {
     KM_TRY(open_weights(container, err));
     return gather(container, err);
 }
+
+km_status km__folder_from_maps(km_container *container, km_map *config, km_map *weights,
+                               km_error *err) {
+    const km_map none = {NULL, 0, -1};
+    container->config = *config;
+    *config = none;
+    KM_TRY(map_file(&container->tokenizer, container, "tokenizer.json", false, err));
+    KM_TRY(map_file(&container->tokenizer_config, container, "tokenizer_config.json", true, err));
+    KM_TRY(new_shards(container, 1, err));
+    km_shard *shard = &container->shards[0];
+    shard->map = *weights;
+    *weights = none;
+    KM_TRY(km_strdup(&shard->name, container->ctx, "model.safetensors", err));
+    KM_TRY(km_strdup(&shard->path, container->ctx, "model.safetensors in memory", err));
+    KM_TRY(km_safetensors_parse(&shard->st, container->ctx, shard->map.data, shard->map.size, err));
+    return gather(container, err);
+}

@@ -90,6 +90,11 @@ typedef struct km_container km_container;
 KM_NODISCARD km_status km_container_open(km_container **out, km_ctx *ctx, const char *path,
                                          km_error *err);
 void km_container_close(km_container *container);
+/* A container that lies in memory: a GGUF file, or (gguf NULL) config.json and model.safetensors
+ * beside the tokenizer files of the folder `path`. It takes the maps, also on failure. */
+KM_NODISCARD km_status km_container_from_maps(km_container **out, km_ctx *ctx, const char *path,
+                                              km_map *gguf, km_map *config, km_map *weights,
+                                              km_error *err);
 /* The same container with other values in some tensors, which become F32: `replaced` names tensors
  * of the base, and their `data` are floats, copied. Everything else is the base's, which has to
  * outlive it. KM_ENOTFOUND names a tensor the base does not have, KM_EINVAL one given twice. */

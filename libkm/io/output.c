@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -55,6 +56,26 @@ km_status km_output_open(km_output **out, km_ctx *ctx, const char *path, km_erro
     KM_GO(km_strdup(&output->path, ctx, path, err));
     KM_GO(km_alloc((void **)&output->buffer, ctx, BUFFER_BYTES, err));
     KM_GO(open_temporary(output, err));
+    *out = output;
+    output = NULL;
+done:
+    km_output_abort(output);
+    return status;
+}
+
+km_status km_output_open_memory(km_output **out, km_ctx *ctx, km_error *err) {
+    km_output *output = NULL;
+    km_status status = KM_OK;
+    KM_GO(km_alloc_array((void **)&output, ctx, 1, sizeof *output, err));
+    output->ctx = ctx;
+    output->fd = -1;
+    KM_GO(km_strdup(&output->path, ctx, "a file in memory", err));
+    KM_GO(km_alloc((void **)&output->buffer, ctx, BUFFER_BYTES, err));
+    output->fd = memfd_create("km", MFD_CLOEXEC);
+    if (output->fd < 0) {
+        status = io_error(output, "make it", err);
+        goto done;
+    }
     *out = output;
     output = NULL;
 done:
@@ -145,6 +166,21 @@ done:
         km_free(output->ctx, output->temporary);
         output->temporary = NULL;
     }
+    km_output_abort(output);
+    return status;
+}
+
+km_status km_output_map(km_map *out, km_output *output, km_error *err) {
+    km_status status = KM_OK;
+    KM_GO(write_all(output, output->buffer, output->n, err));
+    void *data = mmap(NULL, (size_t)output->size, PROT_READ, MAP_PRIVATE, output->fd, 0);
+    if (data == MAP_FAILED) {
+        status = io_error(output, "map it", err);
+        goto done;
+    }
+    *out = (km_map){data, (size_t)output->size, output->fd};
+    output->fd = -1;
+done:
     km_output_abort(output);
     return status;
 }

@@ -77,31 +77,32 @@ static km_status make_header(text *t, const km_write_tensor *tensors, int64_t n,
     return KM_OK;
 }
 
-static km_status write_file(km_output *output, km_ctx *ctx, const text *header,
-                            const km_write_tensor *tensors, int64_t n, km_error *err) {
-    const uint64_t length = header->n;
+km_status km_safetensors_write_to(km_output *output, km_ctx *ctx, const km_write_tensor *tensors,
+                                  int64_t n_tensors, km_error *err) {
+    km_status status = KM_OK;
+    text header = {.ctx = ctx};
     km_tick tick;
     km_tick_init(&tick, ctx, NULL, NULL, 0);
-    KM_TRY(km_output_write(output, &length, sizeof length, err));
-    KM_TRY(km_output_write(output, header->data, header->n, err));
-    for (int64_t i = 0; i < n; i++) {
-        KM_TRY(km_write_data(output, ctx, &tensors[i], &tick, err));
+    KM_GO(make_header(&header, tensors, n_tensors, err));
+    const uint64_t length = header.n;
+    KM_GO(km_output_write(output, &length, sizeof length, err));
+    KM_GO(km_output_write(output, header.data, header.n, err));
+    for (int64_t i = 0; i < n_tensors; i++) {
+        KM_GO(km_write_data(output, ctx, &tensors[i], &tick, err));
     }
-    return KM_OK;
+done:
+    km_free(ctx, header.data);
+    return status;
 }
 
 km_status km_safetensors_write(const char *path, km_ctx *ctx, const km_write_tensor *tensors,
                                int64_t n_tensors, km_error *err) {
-    km_status status = KM_OK;
     km_output *output = NULL;
-    text header = {.ctx = ctx};
-    KM_GO(make_header(&header, tensors, n_tensors, err));
-    KM_GO(km_output_open(&output, ctx, path, err));
-    KM_GO(write_file(output, ctx, &header, tensors, n_tensors, err));
-    status = km_output_commit(output, err);
-    output = NULL;
-done:
-    km_output_abort(output);
-    km_free(ctx, header.data);
-    return status;
+    KM_TRY(km_output_open(&output, ctx, path, err));
+    km_status status = km_safetensors_write_to(output, ctx, tensors, n_tensors, err);
+    if (status != KM_OK) {
+        km_output_abort(output);
+        return status;
+    }
+    return km_output_commit(output, err);
 }

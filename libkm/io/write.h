@@ -19,6 +19,11 @@ KM_NODISCARD km_status km_output_pad(km_output *output, size_t alignment, km_err
 KM_NODISCARD km_status km_output_commit(km_output *output, km_error *err);
 /* Remove what was written; NULL is a no-op. */
 void km_output_abort(km_output *output);
+/* Begin a file that has no name and lies in memory. */
+KM_NODISCARD km_status km_output_open_memory(km_output **out, km_ctx *ctx, km_error *err);
+/* What was written to memory, as a map to be closed with km_map_close. The output is gone after it,
+ * whatever it returns. */
+KM_NODISCARD km_status km_output_map(km_map *out, km_output *output, km_error *err);
 
 /* ---- tensors on their way out ---- */
 
@@ -68,6 +73,10 @@ typedef struct km_gguf_pair {
 /* Entry `index` of a parsed file; borrowed. */
 km_gguf_pair km_gguf_pair_at(const km_gguf *gguf, int64_t index);
 
+/* Header, entries and tensors into an output. */
+KM_NODISCARD km_status km_gguf_write_to(km_output *output, km_ctx *ctx, const km_gguf_pair *pairs,
+                                        int64_t n_pairs, const km_write_tensor *tensors,
+                                        int64_t n_tensors, km_error *err);
 /* Write a whole file: header, entries, tensors. */
 KM_NODISCARD km_status km_gguf_write(const char *path, km_ctx *ctx, const km_gguf_pair *pairs,
                                      int64_t n_pairs, const km_write_tensor *tensors,
@@ -75,7 +84,12 @@ KM_NODISCARD km_status km_gguf_write(const char *path, km_ctx *ctx, const km_ggu
 
 /* ---- safetensors ---- */
 
-/* Write a whole file with {"format": "pt"} as its metadata. F32, F16 and BF16 only. */
+/* Header, with {"format": "pt"} as its metadata, and tensors into an output. F32, F16 and BF16
+ * only. */
+KM_NODISCARD km_status km_safetensors_write_to(km_output *output, km_ctx *ctx,
+                                               const km_write_tensor *tensors, int64_t n_tensors,
+                                               km_error *err);
+/* The same as a whole file. */
 KM_NODISCARD km_status km_safetensors_write(const char *path, km_ctx *ctx,
                                             const km_write_tensor *tensors, int64_t n_tensors,
                                             km_error *err);

@@ -9,7 +9,7 @@
 #include "km/save.h"
 #include "model/model_private.h"
 
-static km_status need_file(const km_model *model, km_error *err) {
+km_status km__need_file(const km_model *model, km_error *err) {
     if (model == NULL) {
         return KM_SET(err, KM_EINVAL, "no model");
     }
@@ -41,7 +41,7 @@ static void fill(km_weight *out, const km_tensor_info *info) {
 
 static km_status find(const km_tensor_info **out, const km_model *model, const char *name,
                       km_error *err) {
-    KM_TRY(need_file(model, err));
+    KM_TRY(km__need_file(model, err));
     *out = name != NULL ? km_container_find(model->container, name) : NULL;
     if (*out == NULL) {
         return KM_SET(err, KM_ENOTFOUND, "%s: no weight '%.*s'; its first is '%.*s'", model->path,
@@ -56,7 +56,7 @@ int64_t km_model_n_weights(const km_model *model) {
 }
 
 km_status km_model_weight_at(km_weight *out, const km_model *model, int64_t index, km_error *err) {
-    KM_TRY(need_file(model, err));
+    KM_TRY(km__need_file(model, err));
     const km_tensor_info *info = km_container_tensor(model->container, index);
     if (info == NULL) {
         return KM_SET(err, KM_ERANGE, "weight %lld of %lld", (long long)index,
@@ -135,7 +135,7 @@ km_status km_model_with_weights(km_model **out, const km_model *model, const km_
     if (out == NULL || n < 0 || (n > 0 && edits == NULL)) {
         return KM_SET(err, KM_EINVAL, "no edits or no place for the model");
     }
-    KM_TRY(need_file(model, err));
+    KM_TRY(km__need_file(model, err));
     KM_GO(km__model_derive(&edited, model, err));
     KM_GO(overlay(edited, model, edits, n, err));
     KM_GO(km__weights_load(edited, &defaults, err));
@@ -152,7 +152,7 @@ km_status km_model_metadata(const char **out, size_t *n, const km_model *model, 
     const char *text = NULL;
     *out = NULL;
     *n = 0;
-    KM_TRY(need_file(model, err));
+    KM_TRY(km__need_file(model, err));
     if (km_container_gguf(model->container) != NULL) {
         KM_TRY(km_gguf_get_string(km_container_gguf(model->container), key, &text, n, &found, err));
     }

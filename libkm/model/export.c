@@ -109,8 +109,9 @@ static void add_factors(km__save_list *list, km_tensor_info *info, const km_mode
 
 static km_status list_tensors(km__save_list *list, names *n, km_tensor_info *factors,
                               const km_model *model, km_save_dtype dtype, km_error *err) {
-    if (model->container == NULL || km_container_gguf(model->container) != NULL) {
-        return KM_SET(err, KM_EINVAL, "the model is GGUF already, or has no file");
+    KM_TRY(km__need_file(model, err));
+    if (km_container_gguf(model->container) != NULL) {
+        return KM_SET(err, KM_EINVAL, "the model is GGUF already");
     }
     KM_TRY(km_container_check(model->container, err));
     KM_TRY(names_init(n, model, err));

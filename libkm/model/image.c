@@ -11,14 +11,15 @@
 #define TILE 16 /* rows of a transposed matrix written together: one line of the cache */
 
 typedef struct making {
-    const km_model *base;           /* whose container it is */
-    km_weight_plan plan;            /* slots[i] says where parameter i is in the container */
-    km_model places;                /* what the plan's slots point into; not used */
-    const float **values;           /* (n_tensors); NULL: what the base holds */
-    bool *changed;                  /* (n_tensors) */
-    const km_tensor_info *repeated; /* a tied embedding's second copy in the container, or NULL */
-    bool *scattered;                /* (n_tensors) lies otherwise in the container */
-    float **tensors; /* (n_tensors) the container's tensor of a scattered parameter */
+    km__image *image;
+    const km_model *base; /* values that are not given are its own */
+    const char *repeated; /* name of a tied embedding's second copy in the container, or NULL */
+    const km_weight_slot *slots; /* slots[i] says where parameter i is in the container */
+    km_model places;             /* what the slots point into; not used */
+    const float **values;        /* (n_tensors); NULL: what the base holds */
+    bool *changed;               /* (n_tensors) */
+    bool *scattered;             /* (n_tensors) lies otherwise in the container */
+    float **tensors;             /* (n_tensors) the container's tensor of a scattered parameter */
     km__parameter_range *ranges;
 } making;
 
@@ -48,29 +49,22 @@ static bool lies_alike(const km_weight_slot *slot) {
            slot->source.n_rows == (slot->n_dims == 2 ? slot->rows : slot->cols);
 }
 
-static km_status making_init(making *m, const km_model *model, const float *const *values,
-                             km_error *err) {
-    const km_model *base = m->base;
-    const km_weight_naming naming = km__weight_naming(&base->config, base->container);
-    const int64_t n = base->n_tensors;
-    m->repeated =
-        base->config.tied_embeddings ? km_container_find(base->container, naming.unembed) : NULL;
-    m->places.ctx = base->ctx;
-    m->places.config = base->config;
-    KM_TRY(km__weight_plan_new(&m->plan, &m->places, &naming, err));
-    KM_TRY(km_alloc_array((void **)&m->values, base->ctx, n, sizeof *m->values, err));
-    KM_TRY(km_alloc_array((void **)&m->changed, base->ctx, n, sizeof *m->changed, err));
-    KM_TRY(km_alloc_array((void **)&m->scattered, base->ctx, n, sizeof *m->scattered, err));
-    KM_TRY(km_alloc_array((void **)&m->tensors, base->ctx, n, sizeof *m->tensors, err));
-    for (int64_t i = 0; i < n; i++) {
-        m->values[i] = values_of(model, i, values);
-    }
-    return km__parameters_differ(m->changed, base, m->values, err);
+static km_status making_init(making *m, const km_weight_naming *naming, km_error *err) {
+    km_ctx *ctx = m->base->ctx;
+    const int64_t n = m->base->n_tensors;
+    m->places.ctx = ctx;
+    m->places.config = m->base->config;
+    KM_TRY(km__weight_plan_new(&m->image->plan, &m->places, naming, err));
+    m->slots = m->image->plan.slots;
+    KM_TRY(km_alloc_array((void **)&m->values, ctx, n, sizeof *m->values, err));
+    KM_TRY(km_alloc_array((void **)&m->changed, ctx, n, sizeof *m->changed, err));
+    KM_TRY(km_alloc_array((void **)&m->scattered, ctx, n, sizeof *m->scattered, err));
+    KM_TRY(km_alloc_array((void **)&m->tensors, ctx, n, sizeof *m->tensors, err));
+    return km_alloc_array((void **)&m->image->infos, ctx, n + 1, sizeof *m->image->infos, err);
 }
 
 static void making_clear(making *m) {
     km_ctx *ctx = m->base->ctx;
-    km__weight_plan_clear(&m->plan);
     km_free(ctx, m->places.weights.layers);
     km_free(ctx, m->values);
     km_free(ctx, m->changed);
@@ -82,32 +76,25 @@ static void making_clear(making *m) {
 /* Parameters first .. end-1 are one tensor of the container. */
 static int64_t end_of_tensor(const making *m, int64_t first) {
     int64_t end = first + 1;
-    while (end < m->base->n_tensors &&
-           strcmp(m->plan.slots[first].name, m->plan.slots[end].name) == 0) {
+    while (end < m->base->n_tensors && strcmp(m->slots[first].name, m->slots[end].name) == 0) {
         end++;
     }
     return end;
 }
 
-static int64_t elements_of(const km_tensor_info *info) {
-    int64_t n = 1;
-    for (int i = 0; i < info->n_dims; i++) {
-        n *= info->dims[i];
-    }
-    return n;
-}
-
-static km_tensor_info *add_changed(km__image *image, const km_tensor_info *as, const void *data) {
+static km_tensor_info *add_info(km__image *image, const char *name, const km_weight_slot *slot) {
+    const km_weight_rows *rows = &slot->source;
     km_tensor_info *info = &image->infos[image->n++];
-    *info = *as;
-    info->dtype = KM_F32;
-    info->nbytes = (size_t)elements_of(info) * sizeof(float);
-    info->data = data;
+    *info = (km_tensor_info){.name = name, .dtype = KM_F32, .n_dims = slot->n_dims};
+    info->dims[0] = rows->transposed ? slot->cols : rows->n_rows;
+    info->dims[1] = slot->n_dims == 1 ? 0 : rows->transposed ? rows->n_rows : slot->cols;
+    info->nbytes = (size_t)(rows->n_rows * (slot->n_dims == 1 ? 1 : slot->cols)) * sizeof(float);
     return info;
 }
 
 /* List what changes. With image->room NULL counts the floats that have to be moved. */
-static int64_t list_changed(km__image *image, making *m) {
+static int64_t list_changed(making *m) {
+    km__image *image = m->image;
     int64_t floats = 0;
     image->n = 0;
     for (int64_t i = 0, end; i < m->base->n_tensors; i = end) {
@@ -119,17 +106,17 @@ static int64_t list_changed(km__image *image, making *m) {
         if (!changed) {
             continue;
         }
-        km_tensor_info *info = add_changed(
-            image, km_container_find(m->base->container, m->plan.slots[i].name), m->values[i]);
-        for (int64_t k = i; k < end && !lies_alike(&m->plan.slots[i]); k++) {
+        km_tensor_info *info = add_info(image, m->slots[i].name, &m->slots[i]);
+        info->data = m->values[i];
+        for (int64_t k = i; k < end && !lies_alike(&m->slots[i]); k++) {
             m->scattered[k] = true;
             m->tensors[k] = image->room != NULL ? image->room + floats : NULL;
             info->data = m->tensors[k];
         }
         if (i == 0 && m->repeated != NULL) {
-            (void)add_changed(image, m->repeated, m->values[0]);
+            add_info(image, m->repeated, &m->slots[0])->data = m->values[0];
         }
-        floats += m->scattered[i] ? (elements_of(info) + TILE - 1) / TILE * TILE : 0;
+        floats += m->scattered[i] ? (int64_t)(info->nbytes / 64 + 1) * 16 : 0; /* whole lines */
     }
     return floats;
 }
@@ -174,7 +161,7 @@ static km_status scatter(void *payload, int64_t begin, int64_t end, int worker, 
     const making *m = payload;
     for (int64_t i = begin; i < end; i++) {
         const km__parameter_range *r = &m->ranges[i];
-        const km_weight_slot *slot = &m->plan.slots[r->index];
+        const km_weight_slot *slot = &m->slots[r->index];
         float *out = m->tensors[r->index], *scratch = NULL;
         KM_TRY(km_worker_scratch((void **)&scratch, m->base->ctx, worker,
                                  (size_t)(TILE * slot->cols) * sizeof *scratch, err));
@@ -202,32 +189,64 @@ static km_status provide_room(km__image *image, int64_t floats, km_error *err) {
     return km_alloc((void **)&image->room, image->ctx, needed, err);
 }
 
-km_status km__image_make(km__image *out, const km_model *model, const float *const *values,
-                         km_error *err) {
-    making m = {.base = km__model_with_container(model)};
-    km_ctx *ctx = model->ctx;
-    km_status status = KM_OK;
+/* Lay out what m->values and m->changed say. */
+static km_status lay_out(making *m, km_error *err) {
     int64_t n = 0;
-    *out = (km__image){ctx, NULL, 0, NULL};
-    KM_GO(making_init(&m, model, values, err));
-    KM_GO(
-        km_alloc_array((void **)&out->infos, ctx, m.base->n_tensors + 1, sizeof *out->infos, err));
-    KM_GO(provide_room(out, list_changed(out, &m), err));
-    (void)list_changed(out, &m);
-    KM_GO(km__parameters_cut(&m.ranges, &n, m.base, m.scattered, err));
-    KM_GO(km_parallel_for(ctx, n, 1, scatter, &m, err));
-done:
-    making_clear(&m);
+    KM_TRY(provide_room(m->image, list_changed(m), err));
+    (void)list_changed(m);
+    KM_TRY(km__parameters_cut(&m->ranges, &n, m->base, m->scattered, err));
+    return km_parallel_for(m->base->ctx, n, 1, scatter, m, err);
+}
+
+static km_status finish(making *m, km_status status) {
+    making_clear(m);
     if (status != KM_OK) {
-        km__image_clear(out);
+        km__image_clear(m->image);
     }
     return status;
+}
+
+km_status km__image_make(km__image *out, const km_model *model, const float *const *values,
+                         km_error *err) {
+    const km_model *base = km__model_with_container(model);
+    const km_weight_naming naming = km__weight_naming(&base->config, base->container);
+    making m = {.image = out, .base = base};
+    km_status status = KM_OK;
+    *out = (km__image){.ctx = base->ctx};
+    if (base->config.tied_embeddings &&
+        km_container_find(base->container, naming.unembed) != NULL) {
+        m.repeated = naming.unembed;
+    }
+    KM_GO(making_init(&m, &naming, err));
+    for (int64_t i = 0; i < base->n_tensors; i++) {
+        m.values[i] = values_of(model, i, values);
+    }
+    KM_GO(km__parameters_differ(m.changed, base, m.values, err));
+    KM_GO(lay_out(&m, err));
+done:
+    return finish(&m, status);
+}
+
+km_status km__image_whole(km__image *out, const km_model *model, const km_weight_naming *naming,
+                          km_error *err) {
+    making m = {.image = out, .base = model};
+    km_status status = KM_OK;
+    *out = (km__image){.ctx = model->ctx};
+    KM_GO(making_init(&m, naming, err));
+    for (int64_t i = 0; i < model->n_tensors; i++) {
+        m.values[i] = values_of(model, i, NULL);
+        m.changed[i] = true;
+    }
+    KM_GO(lay_out(&m, err));
+done:
+    return finish(&m, status);
 }
 
 void km__image_clear(km__image *image) {
     km_free(image->ctx, image->infos);
     km_free(image->ctx, image->room);
-    *image = (km__image){image->ctx, NULL, 0, NULL};
+    km__weight_plan_clear(&image->plan);
+    *image = (km__image){.ctx = image->ctx};
 }
 
 const km_tensor_info *km__image_find(const km__image *image, const char *name) {

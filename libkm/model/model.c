@@ -4,7 +4,7 @@
 #include "model/model_private.h"
 #include "tensor/kernels.h"
 
-static km_status new_model(km_model **out, km_ctx *ctx, const char *path, km_error *err) {
+km_status km__model_shell(km_model **out, km_ctx *ctx, const char *path, km_error *err) {
     km_model *model = NULL;
     KM_TRY(km_alloc_array((void **)&model, ctx, 1, sizeof *model, err));
     atomic_init(&model->refs, 1);
@@ -26,7 +26,7 @@ km_status km_model_load(km_model **out, km_ctx *ctx, const char *path,
     }
     km_status status = KM_OK;
     km_model *model = NULL;
-    KM_GO(new_model(&model, ctx, path, err));
+    KM_GO(km__model_shell(&model, ctx, path, err));
     KM_GO(km_container_open(&model->container, ctx, path, err));
     KM_GO(km__config_read(&model->config, model->container, err));
     KM_GO(km__tokenizer_read(&model->tokenizer, ctx, model->container, err));
@@ -39,7 +39,7 @@ done:
 }
 
 km_status km__model_derive(km_model **out, const km_model *model, km_error *err) {
-    KM_TRY(new_model(out, model->ctx, model->path, err));
+    KM_TRY(km__model_shell(out, model->ctx, model->path, err));
     (*out)->config = model->config;
     (*out)->tokenizer = model->tokenizer;
     (*out)->origin = km_model_ref((km_model *)(uintptr_t)model);

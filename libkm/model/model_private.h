@@ -56,6 +56,9 @@ struct km_model {
     char *path;
 };
 
+/* model.c: an empty model with one reference. */
+KM_NODISCARD km_status km__model_shell(km_model **out, km_ctx *ctx, const char *path,
+                                       km_error *err);
 /* model.c: a model with `model`'s configuration, tokenizer and path, and a reference to it. */
 KM_NODISCARD km_status km__model_derive(km_model **out, const km_model *model, km_error *err);
 /* config.c: from GGUF metadata or config.json. Unknown architecture: KM_EUNSUPPORTED, by name. */
@@ -65,6 +68,8 @@ KM_NODISCARD km_status km__config_read(km_config *out, const km_container *conta
  * (in parallel, after checking that the memory is there). Also sets n_parameters and precision. */
 KM_NODISCARD km_status km__weights_load(km_model *model, const km_model_options *options,
                                         km_error *err);
+/* edit.c: KM_EINVAL for a model that has no container of its own, saying what to do. */
+KM_NODISCARD km_status km__need_file(const km_model *model, km_error *err);
 /* weights_check.c: KM_ENUMERIC, naming the tensor, when a weight used in place is not finite. Reads
  * every such tensor the first time it is called on a model; remembered from then on. */
 KM_NODISCARD km_status km__weights_check(const km_model *model, km_error *err);

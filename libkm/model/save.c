@@ -92,12 +92,10 @@ km_status km_model_save(const km_model *model, const char *path, const km_save_o
                         km_error *err) {
     static const km_save_options defaults = KM_SAVE_OPTIONS_INIT;
     options = options != NULL ? options : &defaults;
-    if (model == NULL || path == NULL) {
-        return KM_SET(err, KM_EINVAL, "no model or no path");
+    if (path == NULL) {
+        return KM_SET(err, KM_EINVAL, "no path");
     }
-    if (model->container == NULL) {
-        return KM_SET(err, KM_EINVAL, "a random control has no file to take its metadata from");
-    }
+    KM_TRY(km__need_file(model, err));
     bool gguf = options->format == KM_SAVE_GGUF ||
                 (options->format == KM_SAVE_SAME && km_container_gguf(model->container) != NULL);
     km__save_list list = {NULL, 0};

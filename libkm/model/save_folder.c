@@ -14,10 +14,8 @@
 
 #define ATTEMPTS 100
 
-/* Copied when they are there. */
+/* Beside config.json and the tokenizer's two files: copied when they are there. */
 static const char *const COPIED[] = {
-    "tokenizer.json",
-    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
@@ -85,6 +83,8 @@ static void folder_abort(folder *f) {
             remove_file(f, COPIED[i]);
         }
         remove_file(f, "config.json");
+        remove_file(f, "tokenizer.json");
+        remove_file(f, "tokenizer_config.json");
         remove_file(f, "model.safetensors");
         (void)rmdir(f->path);
     }
@@ -181,11 +181,23 @@ done:
 
 /* ---- the whole folder ---- */
 
+/* As they were when the model was opened. */
+static km_status write_tokenizer(const folder *f, const km_model *model, km_error *err) {
+    size_t n;
+    const char *text = km_container_tokenizer_json(model->container, &n);
+    if (n > 0) {
+        KM_TRY(write_file(f, "tokenizer.json", text, n, err));
+    }
+    text = km_container_tokenizer_config_json(model->container, &n);
+    return n > 0 ? write_file(f, "tokenizer_config.json", text, n, err) : KM_OK;
+}
+
 static km_status write_all(const folder *f, const km_model *model, const km__save_list *list,
                            const char *dtype, km_error *err) {
     char *path = NULL;
     km_status status = KM_OK;
     KM_GO(write_config(f, model, dtype, err));
+    KM_GO(write_tokenizer(f, model, err));
     for (int i = 0; i < N_COPIED; i++) {
         KM_GO(copy_file(f, COPIED[i], err));
     }

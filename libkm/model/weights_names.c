@@ -198,14 +198,16 @@ static km_weight_scheme scheme_of(const km_config *config) {
 }
 
 /* What stands before the embedding: text-only folders, the two generations of Gemma 3 with images,
- * GPT-2 with and without, GPT-NeoX. The first that fits; the first of a scheme when none does. */
+ * GPT-2 with and without, GPT-NeoX. */
+static const char *const PREFIXES[KM_N_NAMES][4] = {
+    [KM_NAMES_HF_LLAMA] = {"model."},
+    [KM_NAMES_HF_GEMMA] = {"model.", "language_model.model.", "model.language_model."},
+    [KM_NAMES_HF_GPT2] = {"transformer.", ""},
+    [KM_NAMES_HF_NEOX] = {"gpt_neox."},
+};
+
+/* The first that fits; the first of a scheme when none does. */
 static const char *find_prefix(km_weight_scheme scheme, const km_container *container) {
-    static const char *const PREFIXES[KM_N_NAMES][4] = {
-        [KM_NAMES_HF_LLAMA] = {"model."},
-        [KM_NAMES_HF_GEMMA] = {"model.", "language_model.model.", "model.language_model."},
-        [KM_NAMES_HF_GPT2] = {"transformer.", ""},
-        [KM_NAMES_HF_NEOX] = {"gpt_neox."},
-    };
     for (const char *const *prefix = PREFIXES[scheme]; *prefix != NULL; prefix++) {
         if (has(container, *prefix, EMBED[scheme])) {
             return *prefix;
@@ -239,6 +241,11 @@ km_weight_naming km__weight_naming_written(const km_config *config) {
     const bool fused = scheme == KM_NAMES_HF_GPT2 || scheme == KM_NAMES_HF_NEOX;
     return (km_weight_naming){KM_NAMES_GGUF, "", "output.weight", fused,
                               config->rope_factor != 0.0};
+}
+
+km_weight_naming km__weight_naming_folder(const km_config *config) {
+    const km_weight_scheme scheme = scheme_of(config);
+    return (km_weight_naming){scheme, PREFIXES[scheme][0], "lm_head.weight", false, false};
 }
 
 static bool ends_with(const char *text, const char *end) {

@@ -66,6 +66,8 @@ typedef struct km_weight_naming {
 km_weight_naming km__weight_naming(const km_config *config, const km_container *container);
 /* The names of a GGUF file that is still to be written. */
 km_weight_naming km__weight_naming_written(const km_config *config);
+/* The names of a Hugging Face folder that is still to be written. */
+km_weight_naming km__weight_naming_folder(const km_config *config);
 /* Whether a container may hold this tensor although the language model does not use it. */
 bool km__weight_is_ignored(const km_weight_naming *naming, const km_tensor_info *info);
 /* Add the slots of everything outside the layers, then of one layer, to a plan with room for

@@ -1,5 +1,6 @@
 /* test_trainable.c: parameters by name, trainable copies and immutable copies of those. */
 #include <math.h>
+#include <pthread.h>
 
 #include "km/save.h"
 #include "km/training.h"
@@ -264,11 +265,213 @@ static void test_control(void **state) {
     for_all(check_control);
 }
 
+/* ---- new models ---- */
+
+/* The configuration of a folder, with other weights; whatever such a model can do. */
+static void check_new(km_ctx *ctx, const km_model *model, bool gguf) {
+    km_model *made, *twin, *other, *control;
+    km_error err = KM_ERROR_INIT;
+    km_new_model parts = {.tokenizer_of = model, .seed = 7};
+    if (gguf) {
+        return; /* needs metadata: tests/python/test_trainable.py */
+    }
+    parts.config = km_container_config_json(model->container, &parts.n_config);
+    km_test_ok(km_model_new(&made, ctx, &parts, &err), &err);
+    km_test_ok(km_model_new(&twin, ctx, &parts, &err), &err);
+    parts.seed = 8;
+    km_test_ok(km_model_new(&other, ctx, &parts, &err), &err);
+    same_fingerprint(made, twin, true);
+    same_fingerprint(made, other, false);
+    same_logprobs(made, twin, true);
+    same_logprobs(made, other, false);
+    assert_int_equal(km_model_parameters(made), km_model_parameters(model));
+    km_test_ok(km_model_random_like(&control, model, 7, &err), &err);
+    same_logprobs(made, control, true);
+
+    km_model *again = reloaded(ctx, made, false);
+    same_fingerprint(again, made, true);
+    km_model *copy = trainable(made);
+    change_all(copy);
+    km_model *changed = frozen(copy), *saved = reloaded(ctx, changed, false);
+    same_logprobs(saved, copy, true);
+    same_fingerprint(saved, copy, true);
+    km_model *all[] = {made, twin, other, control, again, copy, changed, saved};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        km_model_free(all[i]);
+    }
+}
+
+static void test_new(void **state) {
+    (void)state;
+    for_all(check_new);
+}
+
+static void refuse_new(km_ctx *ctx, const km_model *model, const char *config, km_status expected,
+                       const char *message) {
+    km_model *made = NULL;
+    km_error err = KM_ERROR_INIT;
+    const km_new_model parts = {
+        .config = config, .n_config = strlen(config), .tokenizer_of = model};
+    const km_status status = km_model_new(&made, ctx, &parts, &err);
+    if (status != expected || strstr(err.message, message) == NULL) {
+        fail_msg("%d: %s", (int)status, err.message);
+    }
+    assert_null(made);
+}
+
+#define CONFIG(model_type, rest)                                                                   \
+    "{\"model_type\":\"" model_type "\",\"num_hidden_layers\":2,\"hidden_size\":32,"               \
+    "\"intermediate_size\":64,\"num_attention_heads\":" rest "}"
+
+static void test_new_errors(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(1);
+    km_model *model = load(ctx, "llama3", false), *made = NULL;
+    km_error err = KM_ERROR_INIT;
+    refuse_new(ctx, model, CONFIG("llama", "4"), KM_EFORMAT, "vocab_size");
+    refuse_new(ctx, model, CONFIG("llama", "4,\"vocab_size\":300"), KM_EINVAL,
+               "vocab_size is 300, the tokenizer has 319");
+    refuse_new(ctx, model, CONFIG("llama", "5,\"vocab_size\":319"), KM_EFORMAT, "head width");
+    refuse_new(ctx, model, CONFIG("llama", "4,\"num_key_value_heads\":3,\"vocab_size\":319"),
+               KM_EFORMAT, "4 heads cannot share 3 KV heads");
+    refuse_new(ctx, model, CONFIG("llama", "-4,\"vocab_size\":319"), KM_EFORMAT, "number of heads");
+    refuse_new(ctx, model, CONFIG("bloom", "4"), KM_EUNSUPPORTED, "'bloom' is not supported");
+    refuse_new(ctx, model, CONFIG("llama", "4,\"vocab_size\":99999999"), KM_EFORMAT,
+               "vocabulary size");
+    refuse_new(ctx, model, "[]", KM_EFORMAT, "not a JSON object");
+    const km_new_model nothing = {.tokenizer_of = model};
+    assert_int_equal(km_model_new(&made, ctx, &nothing, &err), KM_EINVAL);
+    km_model_free(model);
+    km_ctx_free(ctx);
+}
+
+/* ---- what is refused ---- */
+
+static void test_not_finite(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(2);
+    km_model *model = load(ctx, "qwen2", true), *copy = trainable(model), *made = NULL;
+    float out[1024];
+    int64_t index;
+    km_parameter p;
+    km_error err = KM_ERROR_INIT;
+    assert_true(km_model_config(model)->vocab_size <= 1024);
+    km_test_ok(km_model_parameter_find(&index, copy, "blk.1.ffn_up.weight", &err), &err);
+    km_test_ok(km_model_parameter_at(&p, copy, index, &err), &err);
+    km_test_ok(km_model_next_logprobs_into(out, copy, IDS, N_IDS, &err), &err);
+    p.values[17] = NAN;
+    km_model_changed(copy);
+    assert_int_equal(km_model_next_logprobs_into(out, copy, IDS, N_IDS, &err), KM_ENUMERIC);
+    assert_non_null(strstr(err.message, "'blk.1.ffn_up.weight'"));
+    assert_int_equal(km_model_frozen(&made, copy, NULL), KM_ENUMERIC);
+    km_test_ok(km_model_restore(copy, NULL, NULL), &err);
+    assert_int_equal(km_model_next_logprobs_into(out, copy, IDS, N_IDS, NULL), KM_OK);
+    km_model_free(copy);
+    km_model_free(model);
+    km_ctx_free(ctx);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(1);
+    km_model *model = load(ctx, "qwen2", true), *copy = trainable(model), *made = NULL;
+    bool differs[256];
+    km_error err = KM_ERROR_INIT;
+    assert_int_equal(km_model_trainable(&made, model, NULL, 1000, &err), KM_ENOMEM);
+    assert_non_null(strstr(err.message, "0.0 MiB are allowed"));
+    err = (km_error)KM_ERROR_INIT;
+    assert_int_equal(km_model_trainable(&made, copy, NULL, 0, &err), KM_EINVAL);
+    assert_non_null(strstr(err.message, "trainable already"));
+    err = (km_error)KM_ERROR_INIT;
+    assert_int_equal(km_model_save(copy, "no-such-path.gguf", NULL, &err), KM_EINVAL);
+    assert_non_null(strstr(err.message, "km_model_frozen"));
+    assert_int_equal(km_model_with_weights(&made, copy, NULL, 0, NULL), KM_EINVAL);
+    assert_int_equal(km_model_differs(differs, model, NULL), KM_EINVAL);
+    assert_int_equal(km_model_restore(model, NULL, NULL), KM_EINVAL);
+    assert_null(made);
+    km_model_changed(model); /* no trainable model: nothing happens */
+    km_model_free(copy);
+    km_model_free(model);
+    km_ctx_free(ctx);
+}
+
+/* Controls and sessions of a trainable model outlive the caller's reference to it. */
+static void test_derived(void **state) {
+    (void)state;
+    km_ctx *ctx = km_test_ctx(1);
+    km_model *model = load(ctx, "llama3", true), *copy = trainable(model), *control, *control_too;
+    km_error err = KM_ERROR_INIT;
+    km_test_ok(km_model_random_like(&control, copy, 3, &err), &err);
+    km_test_ok(km_model_random_like(&control_too, model, 3, &err), &err);
+    same_logprobs(control, control_too, true);
+    same_fingerprint(control, control_too, true);
+    km_session *session;
+    km_test_ok(km_session_new(&session, copy, 16, &err), &err);
+    km_model_free(copy);
+    km_model_free(model);
+    same_logprobs(control, control_too, true);
+    km_session_free(session);
+    km_model_free(control);
+    km_model_free(control_too);
+    km_ctx_free(ctx);
+}
+
+/* ---- threads ---- */
+
+typedef struct reader {
+    const km_model *model;
+    const float *expected;
+    const char *fingerprint;
+    bool same;
+} reader;
+
+static void *read_model(void *payload) {
+    reader *r = payload;
+    float *out = logprobs(r->model);
+    char hex[65];
+    const size_t size = (size_t)km_model_config(r->model)->vocab_size * sizeof *out;
+    r->same = memcmp(out, r->expected, size) == 0 &&
+              km_model_fingerprint(hex, r->model, NULL) == KM_OK &&
+              strcmp(hex, r->fingerprint) == 0;
+    free(out);
+    return NULL;
+}
+
+/* Eight threads read a changed model whose values are unchecked and whose fingerprint is absent. */
+static void test_threads(void **state) {
+    enum { N = 8 };
+    (void)state;
+    km_ctx *ctx = km_test_ctx(2);
+    km_model *model = load(ctx, "gemma3", false), *copy = trainable(model);
+    pthread_t threads[N];
+    reader readers[N];
+    char hex[65];
+    change_all(copy);
+    float *expected = logprobs(copy);
+    assert_int_equal(km_model_fingerprint(hex, copy, NULL), KM_OK);
+    km_model_changed(copy);
+    for (int i = 0; i < N; i++) {
+        readers[i] = (reader){copy, expected, hex, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, read_model, &readers[i]), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        (void)pthread_join(threads[i], NULL);
+        assert_true(readers[i].same);
+    }
+    free(expected);
+    km_model_free(copy);
+    km_model_free(model);
+    km_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parameters),  cmocka_unit_test(test_parameter_errors),
         cmocka_unit_test(test_trainable),   cmocka_unit_test(test_frozen),
         cmocka_unit_test(test_one_changed), cmocka_unit_test(test_control),
+        cmocka_unit_test(test_new),         cmocka_unit_test(test_new_errors),
+        cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_derived),     cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

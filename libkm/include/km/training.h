@@ -9,7 +9,7 @@
 #ifndef KM_TRAINING_H
 #define KM_TRAINING_H
 
-#include "km/model.h"
+#include "km/save.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -78,12 +78,29 @@ KM_API KM_NODISCARD km_status km_model_frozen(km_model **out, const km_model *mo
  * own where that is NULL. */
 KM_API KM_NODISCARD km_status km_model_with_parameters(km_model **out, const km_model *model,
                                                        const float *const *values, km_error *err);
-/* A model of a configuration of one's own (arch and name are kept; sizes and kinds decide) with the
- * given tokenizer, which it takes a reference to, and fresh weights as km_model_random_like makes
- * them. It can be frozen, saved and loaded again as any other. KM_EINVAL, naming the field, for a
- * configuration that no forward pass can have. */
-KM_API KM_NODISCARD km_status km_model_new(km_model **out, km_ctx *ctx, const km_config *config,
-                                           km_tokenizer *tokenizer, uint64_t seed, km_error *err);
+/* What a new model is made of. */
+typedef struct km_new_model {
+    const char *config; /* (n_config) a config.json as transformers writes it: its sizes and kinds
+                           decide */
+    size_t n_config;
+    const char *tokenizer;        /* a folder with tokenizer.json; or NULL, and */
+    const km_model *tokenizer_of; /* a model whose tokenizer it takes */
+    const km_export_pair *pairs;  /* (n_pairs) where that came as GGUF: the metadata of the
+                                     architecture; the keys "tokenizer." are copied */
+    int64_t n_pairs;
+    uint64_t seed;
+} km_new_model;
+
+/* A model with fresh weights, as km_model_random_like makes them, that can be trained, frozen,
+ * edited, saved and loaded as any other. Its format is that of the tokenizer: a folder, or GGUF.
+ * Errors name the field: KM_EFORMAT or KM_EUNSUPPORTED for a configuration that no forward pass can
+ * have, KM_EINVAL for a vocabulary smaller than the tokenizer's or metadata that say otherwise than
+ * the configuration, KM_ENOMEM with both figures. */
+KM_API KM_NODISCARD km_status km_model_new(km_model **out, km_ctx *ctx, const km_new_model *parts,
+                                           km_error *err);
+/* What km_model_new and loading a folder make of a config.json. */
+KM_API KM_NODISCARD km_status km_config_from_json(km_config *out, const char *text, size_t n,
+                                                  km_error *err);
 
 /* ---- derivatives with respect to parameters ---- */
 
