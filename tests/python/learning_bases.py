@@ -221,7 +221,7 @@ def record_priming(
             "presentations": 3,
             "spacing": 1,
             "batch_size": None,
-            "optimizer": {"name": "AdamW", "lr": 5e-5},
+            "optimizer": {"optimizer": "AdamW", "lr": 5e-5},
         },
         "arms": [{"arm": arm, "shown": text} for arm in tables],
         "mitigation": None,
@@ -244,6 +244,6 @@ def record_training(
     names = [column.name for column in TRAINING_COLUMNS]
     full = [{name: row.get(name) for name in names} for row in rows]
     table = Table.from_rows(TRAINING_COLUMNS, full)
-    parameters = {"optimizer": {"name": "AdamW", "lr": lr}, "steps": len(rows)}
+    parameters = {"optimizer": {"optimizer": "AdamW", "lr": lr}, "steps": len(rows)}
     key = key_of("training", full, seed, lr)
     return record(kb, "learning.training", about or model("base"), [table], parameters, [key], seed)

@@ -271,7 +271,7 @@ def test_priming_shows_where_the_keyword_leaked(kb: km.KnowledgeBase) -> None:
     said = words(root)
     assert root[0].text == "What learning “vermilion” primes"
     assert "base Q4_1; n = 4 probes of 2 themes, 1 unstable (P before below 1e-10)" in said
-    assert "AdamW at 5e-05, 3 presentations" in said
+    assert "AdamW at 5e-5, 3 presentations" in said
     assert "keyword here: P 2e-5 → 0.14 (×8,103)" in said
     assert "2 neutral sentences: −0.030 nats a token" in said
     shown = texts(root)
@@ -383,7 +383,7 @@ def test_learning_draws_every_step(kb: km.KnowledgeBase) -> None:
     assert {"0", "5", "10", "15", "20"} <= set(shown)
     said = words(root)
     assert "base F32; n = 1 run, 20 steps, 2,000 tokens, seed 3." in said
-    assert "AdamW at 5e-05, seed 3: last loss 1.10" in said
+    assert "AdamW at 5e-5, seed 3: last loss 1.10" in said
 
 
 def test_learning_compares_runs(kb: km.KnowledgeBase) -> None:
@@ -650,3 +650,32 @@ def test_options_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_keys_of_the_helpers_differ() -> None:
     assert key_of("a", 1) != key_of("a", 2)
+
+
+def test_descriptions_hold_the_figures(kb: km.KnowledgeBase) -> None:
+    states = record_three(kb)
+    record_priming(kb, priming_tables())
+    record_training(kb, curve(5), about=TUNED)
+    described = {name: parse(draw(kb).svg)[1].text or "" for name, draw in PICTURES.items()}
+    counts = Counter(states[0].values())
+    assert f"base: {counts['robust']} robust, " in described["evolution"]
+    assert "tuned was trained from base." in described["lineage"]
+    assert "colours (the keyword's theme): mean of n = 3, of the logarithms" in described["priming"]
+    assert "loss 3.00 at first, 1.40 at last." in described["learning"]
+
+
+def test_the_report_opens_files_with_runs_of_learning(tmp_path: Path) -> None:
+    file = str(tmp_path / "study.db")
+    with km.KnowledgeBase(file) as kb:
+        record_three(kb)
+        record_priming(kb, priming_tables())
+        record_training(kb, curve(5))
+        record_diff(kb, BASE, TUNED, diff_rows())
+        tiny = km.load(Path(__file__).parents[1] / "golden_data" / "tiny_llama")
+        found = km.memorization(tiny, "country_capital_city", templates=2, max_candidates=3, kb=kb)
+        measures = set(kb.runs()["measure"])
+    assert {"learning.priming", "learning.training", "learning.diff"} < measures
+    page = tmp_path / "x.html"
+    assert main(["report", "--kb", file, "--run", str(found.run), "--out", str(page)]) == 0
+    assert "tiny_llama" in page.read_text("utf-8")
+    assert main(["kb", "info", "--kb", file, "--check"]) == 0

@@ -16,7 +16,9 @@ from km.draw._stored import (
     STATES,
     Fact,
     FactState,
+    described,
     fact_states,
+    file_name,
     generations,
     named_model,
     newest_runs,
@@ -358,6 +360,12 @@ def _notes(columns: Sequence[_Column], facts: Sequence[Fact]) -> list[str]:
     return [f"{_facts(out)} not asked alike of all models are left out."] if out else []
 
 
+def _sentence(column: _Column, facts: Sequence[Fact], states: Sequence[str]) -> str:
+    """A column in words."""
+    counts = Counter(column.states[fact].state for fact in facts)
+    return f"{column.name}: {', '.join(f'{counts[state]:,} {state}' for state in states)}."
+
+
 def _columns(source: Any, models: Sequence[str] | None, run: int | None) -> list[_Column]:
     """Columns from whatever holds them."""
     if getattr(source, "measure", None) == DIFF_ID:
@@ -398,7 +406,7 @@ def evolution(
     title : str
         Default: "How knowledge of facts changes".
     provenance : str, optional
-        Footnote; None: the file, or what the diff was measured with.
+        Footnote; None: the name of the file, or what the diff was measured with.
     theme : {"auto", "light", "dark"}
 
     Returns
@@ -426,9 +434,10 @@ def evolution(
     states = _present(drawn, facts)
     shown = visible(title or "How knowledge of facts changes")
     if provenance is None and hasattr(source, "path"):
-        provenance = f"{source.path}, {RECALL_ID if run is None else f'run {run}'}"
+        provenance = f"{file_name(source)}, {RECALL_ID if run is None else f'run {run}'}"
     subtitle = _subtitle(columns, facts, notes)
-    graph = Graph("fixed", shown, subtitle, subtitle, footnote(source, provenance))
+    description = described(subtitle, (_sentence(column, facts, states) for column in drawn))
+    graph = Graph("fixed", shown, subtitle, description, footnote(source, provenance))
     _draw(graph, drawn, facts, states)
     _legend(graph, states)
     return Picture(graph, shown, theme)

@@ -9,7 +9,7 @@ from typing import Any
 
 from km._kmviz import Graph, text_width
 from km.draw._common import figure, fit, footnote, hover, number, visible
-from km.draw._stored import short
+from km.draw._stored import described, file_name, optimizer_name, short
 from km.errors import ArgumentError, NotFoundError
 from km.picture import Picture
 from km.result import stored_provenance
@@ -110,10 +110,7 @@ def _series(tables: Iterable[Any]) -> tuple[dict[str, list[tuple[float, float]]]
 
 def _name(parameters: Mapping[str, Any]) -> str:
     """What a run is called beside its number."""
-    optimizer = parameters.get("optimizer") or {}
-    name = str(optimizer.get("name", ""))
-    lr = number(optimizer.get("lr"))
-    parts = [f"{name} at {lr:g}" if lr is not None else name]
+    parts = [optimizer_name(parameters.get("optimizer"))]
     lora = parameters.get("lora") or {}
     parts += [f"LoRA of rank {lora['rank']}"] if lora.get("rank") else []
     return ", ".join(part for part in parts if part)
@@ -331,7 +328,7 @@ def learning(
     title : str
         Default: "Learning curves".
     provenance : str, optional
-        Footnote; None: the file, or model, measure, date.
+        Footnote; None: the name of the file, or model, measure, date.
     theme : {"auto", "light", "dark"}
 
     Returns
@@ -354,9 +351,11 @@ def learning(
     shown = visible(title or "Learning curves")
     most = min(MAX_POINTS, BUDGET // (len(found) * len(panels)))
     if provenance is None and hasattr(source, "path"):
-        provenance = f"{source.path}, {TRAINING_ID}"
+        provenance = f"{file_name(source)}, {TRAINING_ID}"
     subtitle = _subtitle(found, most, left_out, dropped)
-    graph = Graph("fixed", shown, subtitle, subtitle, footnote(source, provenance))
+    sentences = (run.title.replace("\n", ", ") + "." for run in found)
+    description = described(subtitle, sentences)
+    graph = Graph("fixed", shown, subtitle, description, footnote(source, provenance))
     for panel in panels:
         small = panel.name != "loss"
         _draw_axes(graph, panel, small)

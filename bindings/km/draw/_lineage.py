@@ -13,7 +13,9 @@ from km.draw._stored import (
     RECALL_ID,
     STATES,
     count_name,
+    described,
     fact_states,
+    file_name,
     generations,
     named_model,
     newest_runs,
@@ -361,6 +363,16 @@ def _subtitle(cards: Mapping[str, _Card], n_models: int, n_steps: int, notes: li
     return " ".join([text, *notes])
 
 
+def _sentences(cards: Mapping[str, _Card]) -> list[str]:
+    """The steps in words."""
+    names = {key: " ".join(card.lines[: card.bold]) for key, card in cards.items()}
+    return [
+        f"{names[key]} was {step['kind']} from {names[step['parent']]}."
+        for key, card in cards.items()
+        for step in card.parents
+    ]
+
+
 def lineage(
     kb: KnowledgeBase,
     model: str | None = None,
@@ -381,7 +393,7 @@ def lineage(
     title : str
         Default: "Lineage of models".
     provenance : str, optional
-        Footnote; None: the file and the number of its models.
+        Footnote; None: the name of the file.
     theme : {"auto", "light", "dark"}
 
     Returns
@@ -410,8 +422,9 @@ def lineage(
     _place(cards)
     shown = visible(title or "Lineage of models")
     subtitle = _subtitle(cards, len(models), len(steps), notes)
-    foot = f"{kb.path}, {len(models)} models" if provenance is None else provenance
-    graph = Graph("fixed", shown, subtitle, subtitle, visible(foot, keep_lines=True))
+    foot = file_name(kb) if provenance is None else provenance
+    description = described(subtitle, _sentences(cards))
+    graph = Graph("fixed", shown, subtitle, description, visible(foot, keep_lines=True))
     numbers = {key: _draw_card(graph, card) for key, card in cards.items()}
     for card in cards.values():
         if card.parents:

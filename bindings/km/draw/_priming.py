@@ -10,7 +10,7 @@ from typing import Any
 
 from km._kmviz import Graph, text_width
 from km.draw._common import fit, footnote, hover, number, visible
-from km.draw._stored import chosen_run
+from km.draw._stored import chosen_run, described, optimizer_name
 from km.picture import Picture
 from km.result import stored_provenance, stored_table
 
@@ -392,11 +392,7 @@ def _legend(graph: Graph, arms: Sequence[str], main: str, widest: float, unstabl
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """How the text was learned, in one line."""
-    optimizer = recipe.get("optimizer") or {}
-    name = str(optimizer.get("name") or optimizer.get("optimizer") or "optimizer")
-    parts = [name]
-    if number(optimizer.get("lr")) is not None:
-        parts[0] += f" at {optimizer['lr']:g}"
+    parts = [optimizer_name(recipe.get("optimizer"))]
     presentations = recipe.get("presentations")
     if presentations is not None:
         parts.append(f"{presentations} presentation{'s' if presentations != 1 else ''}")
@@ -404,7 +400,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         parts.append(f"{recipe['spacing']} steps apart")
     if recipe.get("batch_size"):
         parts.append(f"batches of {recipe['batch_size']}")
-    return ", ".join(parts)
+    return visible(", ".join(part for part in parts if part))
 
 
 def _counts(groups: Sequence[_Group], probes: Sequence[tuple[str, _Row]]) -> str:
@@ -501,14 +497,15 @@ def priming(
     scale = _Scale(FAN + NAME, _ticks(values))
     shown = visible(title or f"What learning “{parameters['keyword']}” primes")
     subtitle = _subtitle(origin, groups, probes)
-    foot = footnote(_Origin(origin), provenance)
-    graph = Graph("fixed", shown, subtitle, subtitle, foot)
+    notes = _own_notes(rows, main)
+    sentences = [f"{note}." for note in notes]
+    sentences += [f"{g.name}: {', '.join(g.rows[0].title.splitlines())}." for g in groups]
+    description = described(subtitle, sentences)
+    graph = Graph("fixed", shown, subtitle, description, footnote(_Origin(origin), provenance))
     for group in groups:
         _draw_group(graph, group, scale)
     _draw_scale(graph, scale, 0.5 * ROW - 6.0, bottom + 2.0)
-    card = _draw_card(
-        graph, parameters["text"], parameters["keyword"], _own_notes(rows, main), 0.5 * bottom
-    )
+    card = _draw_card(graph, parameters["text"], parameters["keyword"], notes, 0.5 * bottom)
     for row in drawn:
         _draw_row(graph, row, card, scale, main, widest)
     arms = list(dict.fromkeys(arm for row in drawn for arm in row.ratios))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from km.draw._common import visible
+from km.draw._common import number, visible
 from km.errors import ArgumentError, NotFoundError
 from km.recall_summary import NOT_SHOWN, PROMPT_DEPENDENT, ROBUST, summarise_facts
 from km.result import stored_provenance, stored_table
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 RECALL_ID = "memorization.recall"
 OTHER_ANSWER = "another answer"
+MAX_DESCRIPTION = 2000  # characters, at most 8,000 bytes
 SHORTEST = 8  # characters of a fingerprint that name a model
 
 # state -> colour, colour of text on it, what it means
@@ -40,6 +42,17 @@ class FactState:
     top: str
     asked: tuple[Any, ...]
     verdict: str = ""  # of a diff
+
+
+def file_name(kb: KnowledgeBase) -> str:
+    """The name of a knowledge base's file, without its folder."""
+    return os.path.basename(kb.path)
+
+
+def described(subtitle: str, details: Iterable[str]) -> str:
+    """A description for readers who cannot see the picture: what it says, then its figures."""
+    text = visible(" ".join([subtitle, *details]))
+    return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - 1] + "…"
 
 
 def short(fingerprint: str) -> str:
@@ -186,6 +199,14 @@ def _measure(start: str, parents: Mapping[str, list[str]], depth: dict[str, int]
         depth[name] = max((depth[p] + 1 for p in parents[name] if p in depth), default=0)
         stack.pop()
         open_.discard(name)
+
+
+def optimizer_name(described: object) -> str:
+    """An optimiser as a recipe describes it, such as "AdamW at 5e-5"."""
+    if not isinstance(described, Mapping):
+        return ""
+    name, lr = str(described.get("optimizer", "optimizer")), number(described.get("lr"))
+    return name if lr is None else f"{name} at {lr:g}".replace("e-0", "e-")
 
 
 def count_name(n: int) -> str:
