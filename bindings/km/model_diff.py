@@ -44,6 +44,7 @@ from km.table import Table
 if TYPE_CHECKING:
     from km.datasets import FactSet, Relation
     from km.kb import KnowledgeBase
+    from km.picture import Picture
 
 
 class Diff(Result):
@@ -178,6 +179,12 @@ class Diff(Result):
             "provenance": self.provenance,
         }
         return json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False)
+
+    def draw(self, **options: Any) -> Picture:
+        """Flows between states of facts as a picture: :func:`km.draw.evolution`."""
+        from km import draw
+
+        return draw.evolution(self, **options)
 
     def __repr__(self) -> str:
         return f"<km.Diff>\n{self.summary}"

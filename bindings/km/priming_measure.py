@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from km.kb import KnowledgeBase
     from km.model import Model
     from km.optimizers import SGD, AdamW
+    from km.picture import Picture
     from km.pruning import Pruning
 
 CONTROLS = ("keyword", "text")
@@ -157,6 +158,12 @@ class Priming(Result):
     def logp_keyword_before(self) -> float:
         """Log-probability of the keyword in its text before learning, nats."""
         return float(self.table["logp_keyword_before"][0])
+
+    def draw(self, **options: Any) -> Picture:
+        """Where the keyword leaked to, as a picture: :func:`km.draw.priming`."""
+        from km import draw
+
+        return draw.priming(self, **options)
 
     def __repr__(self) -> str:
         first = self.table.row(0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import km
-from km import diff_facts
+from km import diff_facts, priming_plan
 from km.table import Column, Table
 
 STATES = ("robust", "prompt-dependent", "not shown", "another answer")
@@ -30,24 +30,6 @@ RECALL_COLUMNS = [
     Column("top_candidate", "text"),
     Column("margin", "double", "nats"),
     Column("exact", "bool"),
-]
-PRIMING_COLUMNS = [
-    Column("text", "text"),
-    Column("theme", "text"),
-    Column("category", "text"),
-    Column("keyword", "text"),
-    Column("arm", "text"),
-    Column("learned", "text"),
-    Column("kind", "text"),
-    Column("probe", "text"),
-    Column("probe_theme", "text"),
-    Column("probe_text", "text"),
-    Column("n_tokens", "int64", "tokens"),
-    Column("logp_keyword_before", "double", "nats"),
-    Column("logp_before", "double", "nats"),
-    Column("logp_after", "double", "nats"),
-    Column("log_ratio", "double", "nats"),
-    Column("unstable", "bool"),
 ]
 TRAINING_COLUMNS = [
     Column("step", "int64", "steps"),
@@ -211,7 +193,7 @@ def record_priming(
 ) -> int:
     """A priming run with a table an arm."""
     keys = [key_of("priming", arm, list(rows)) for arm, rows in tables.items()]
-    made = [Table.from_rows(PRIMING_COLUMNS, rows) for rows in tables.values()]
+    made = [Table.from_rows(priming_plan.COLUMNS, rows) for rows in tables.values()]
     parameters = {
         "text": text,
         "context": text.split(keyword)[0],

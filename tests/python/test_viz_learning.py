@@ -273,7 +273,7 @@ def test_priming_shows_where_the_keyword_leaked(kb: km.KnowledgeBase) -> None:
     assert "base Q4_1; n = 4 probes of 2 themes, 1 unstable (P before below 1e-10)" in said
     assert "AdamW at 5e-5, 3 presentations" in said
     assert "keyword here: P 2e-5 → 0.14 (×8,103)" in said
-    assert "2 neutral sentences: −0.030 nats a token" in said
+    assert "2 neutral sentences: loss +0.030 nats a token" in said
     shown = texts(root)
     assert shown.index("colours (the keyword's theme)") < shown.index("foods")
     assert f"×{math.exp(6.0):,.0f}" in shown

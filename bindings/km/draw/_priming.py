@@ -435,17 +435,13 @@ def _own_notes(rows: Sequence[Mapping[str, Any]], main: str) -> list[str]:
             notes.append(
                 f"keyword here: P {_probability(before)} → {_probability(after)} ({change})"
             )
-    neutral = [
-        change / row["n_tokens"]
-        for row in rows
-        if row["arm"] == main and row["kind"] == "neutral" and row["n_tokens"]
-        for change in [number(row["log_ratio"])]
-        if change is not None
-    ]
-    if neutral:
-        mean = statistics.fmean(neutral)
-        text = f"{mean:+.3f}".replace("-", "−")
-        notes.append(f"{len(neutral)} neutral sentences: {text} nats a token")
+    neutral = [row for row in rows if row["arm"] == main and row["kind"] == "neutral"]
+    changes = [number(row["log_ratio"]) for row in neutral]
+    n_tokens = sum(row["n_tokens"] for row in neutral)
+    if n_tokens and None not in changes:
+        rise = -math.fsum(change or 0.0 for change in changes) / n_tokens
+        text = f"{rise:+.3f}".replace("-", "−")
+        notes.append(f"{len(neutral)} neutral sentences: loss {text} nats a token")
     return notes
 
 
