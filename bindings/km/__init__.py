@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     from km.trainable import TrainableModel as TrainableModel
     from km.trainer import Step as Step
     from km.trainer import Trainer as Trainer
+    from km.training import Training as Training
+    from km.training import TrainingState as TrainingState
+    from km.training import train as train
     from km.verification import Verification as Verification
     from km.verification import verify as verify
 
@@ -154,6 +157,8 @@ _PLACES = {
     "TracePlan": "trace",
     "TrainableModel": "trainable",
     "Trainer": "trainer",
+    "Training": "training",
+    "TrainingState": "training",
     "UnsupportedError": "errors",
     "Verbatim": "texts",
     "Verification": "verification",
@@ -180,6 +185,7 @@ _PLACES = {
     "span": "prompts",
     "stats": "",
     "steering": "steer",
+    "train": "training",
     "stepping_stones": "stepping",
     "validate": "datasets",
     "verbatim": "texts",

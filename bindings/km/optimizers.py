@@ -63,7 +63,7 @@ class Optimizer:
 
     def describe(self) -> dict[str, Any]:
         """The optimiser's part of a recipe."""
-        return {"optimizer": type(self).__name__, **asdict(cast(Any, self))}
+        return {"name": type(self).__name__, **asdict(cast(Any, self))}
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,12 @@ class ProgressReporter:
         if self._bar is not None and "relation" in info:
             self._bar.set_postfix_str(str(info["relation"]))
 
+    def tell(self, text: str, **info: Any) -> None:
+        """Show figures of the moment beside the bar; a callable finds `info` in its own."""
+        self._info.update(info)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
     def __call__(self, done: int, total: int = 0) -> None:
         """Report `done` units of the current part; fits the callback of ``km._km`` functions."""
         at = self._base + done

@@ -43,7 +43,7 @@ class Schedule:
 
     def describe(self) -> dict[str, Any]:
         """The schedule's part of a recipe."""
-        return {"schedule": type(self).__name__, **asdict(self)}
+        return {"name": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)

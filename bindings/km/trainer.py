@@ -167,6 +167,37 @@ class Trainer:
         """
         self._trainer.reset()
 
+    def adapters(self) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """A (rank, columns) and B (rows, rank) of each adapted matrix, by name; empty without LoRA.
+
+        The trainer's own memory: call :meth:`merged` after writing to it.
+        """
+        found: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+        names = [row[0] for row in _km.parameters(self.model._model)]
+        for (parameter, kind, of), values in self.arrays():
+            if kind == of and kind != "values":
+                found.setdefault(names[parameter], {})[kind] = values
+        return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in found.items()}
+
+    def restored(self, steps: int) -> None:
+        """Say that :meth:`arrays` were written as they were after so many steps."""
+        self._trainer.restored(steps)
+
+    def merged(self) -> None:
+        """Write W0 + alpha / rank B A into the model again, after adapters were written to."""
+        self._trainer.restored(self.n_steps)
+
+    def arrays(self) -> list[tuple[tuple[int, str, str], np.ndarray[Any, Any]]]:
+        """Everything a step changes: (index of the parameter, kind, what it averages) and values.
+
+        Kinds are "values", "lora_A", "lora_B", "first" and "second". The values are the trainer's
+        own memory.
+        """
+        import numpy as np
+
+        rows = self._trainer.arrays()
+        return [(row, np.asarray(self._trainer.array(i))) for i, row in enumerate(rows)]
+
     def __repr__(self) -> str:
         adapters = "" if self.lora is None else f", {self.lora}"
         return (

@@ -1,0 +1,294 @@
+"""Checkpoints of a training run: everything it needs to go on with the same bits.
+
+A folder holds ``step-N/`` for some finished steps N, each with
+
+weights.safetensors
+    The values of what is trained: parameters, or A and B of adapters.
+optimizer.safetensors
+    The optimiser's averages.
+state.json
+    Step, recipe, seed and place in the data, learning curve, fingerprint of the weights.
+
+``step-N`` appears under its name when all of it is on the disk. A second run into the same folder
+waits for nobody: it is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from km import _km
+from km.cache import atomic_write
+from km.errors import ArgumentError, BusyError, FormatError
+from km.result import canonical_json
+from km.tensor_file import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from km.trainer import Trainer
+
+FORMAT = 1
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+SLACK = 1 << 20  # bytes of headers and of state.json, about
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    rows : list of dict
+        Of the learning curve.
+    evaluated : int
+        The last step that callbacks have seen; -1: none.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluated: int = -1
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder; a context manager that keeps other runs out.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made when it is not there.
+    recipe : dict
+        Everything that decides what the run computes.
+    keep : int
+        Newest checkpoints that stay.
+    quota : int, optional
+        Most bytes that the checkpoints may take, the one being written included.
+
+    Raises
+    ------
+    ArgumentError
+        The folder holds a run of another recipe; the message names what differs.
+    BusyError
+        Another process is writing there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        recipe: Mapping[str, Any],
+        keep: int,
+        quota: int | None,
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self.recipe = json.loads(canonical_json(recipe))
+        self.keep = keep
+        self.quota = quota
+        self._lock = -1
+
+    def __enter__(self) -> Checkpoints:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.__exit__()
+            raise BusyError(f"{self.folder}: another process is training into it") from None
+        for left in self.folder.glob(".step-*.part"):  # of a run that was killed while writing
+            shutil.rmtree(left, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def steps(self) -> list[int]:
+        """The finished steps there are checkpoints of, rising."""
+        return list_steps(self.folder)
+
+    # ---- reading ----
+
+    def resume(self, trainer: Trainer) -> Progress | None:
+        """Put the newest checkpoint into a trainer; None when there is none.
+
+        Raises
+        ------
+        FormatError
+            The checkpoint is damaged, or of another version of km.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        place = self.folder / f"step-{steps[-1]}"
+        state = read_state(place)
+        differences = list(_differences(state["recipe"], self.recipe))
+        if differences:
+            raise ArgumentError(
+                f"{self.folder}: holds a run of another recipe ({'; '.join(differences[:4])}); "
+                "give another folder, or delete this one"
+            )
+        weights, averages = _arrays(trainer)
+        _read_into(place / WEIGHTS, weights)
+        _read_into(place / OPTIMIZER, averages)
+        trainer.restored(int(state["step"]))
+        if trainer.model.fingerprint != state["fingerprint"]:
+            raise FormatError(f"{place}: the weights are not those that were written")
+        return Progress(state["curve"], int(state["evaluated"]))
+
+    # ---- writing ----
+
+    def check_quota(self, trainer: Trainer) -> None:
+        """Refuse a quota that cannot hold a checkpoint and its successor.
+
+        Raises
+        ------
+        ArgumentError
+            With both figures.
+        """
+        needed = 2 * self._bytes(trainer)
+        if self.quota is not None and self.quota < needed:
+            raise ArgumentError(
+                f"quota is {self.quota:,} bytes; one checkpoint and the one that takes its place "
+                f"need {needed:,}"
+            )
+
+    def save(self, trainer: Trainer, progress: Progress) -> None:
+        """Write the present state; older checkpoints stay until it is on the disk.
+
+        Raises
+        ------
+        OSError
+            There is no room; what was there before is still there.
+        """
+        step = trainer.n_steps
+        place = self.folder / f"step-{step}"
+        if place.exists() and read_state(place)["evaluated"] == progress.evaluated:
+            return
+        self._make_room(self._bytes(trainer))
+        part = self.folder / f".step-{step}.{os.getpid()}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            self._write(part, trainer, progress)
+            if place.exists():  # the same step, before callbacks had seen it
+                shutil.rmtree(place)
+            part.rename(place)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        _sync(self.folder)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / f"step-{old}")
+
+    def _write(self, part: Path, trainer: Trainer, progress: Progress) -> None:
+        part.mkdir()
+        weights, averages = _arrays(trainer)
+        write_tensors(part / WEIGHTS, weights, {"km": "training weights"})
+        write_tensors(part / OPTIMIZER, averages, {"km": "training averages"})
+        state = {
+            "km": "training checkpoint",
+            "format": FORMAT,
+            "km_version": _km.version(),
+            "cpu": trainer.model.context.cpu,
+            "blas_core": trainer.model.context.blas_core,
+            "step": trainer.n_steps,
+            "recipe": self.recipe,
+            "fingerprint": trainer.model.fingerprint,
+            "evaluated": progress.evaluated,
+            "curve": progress.rows,
+        }
+        with atomic_write(part / STATE) as file:
+            file.write(json.dumps(state, indent=1).encode())
+        _sync(part)
+
+    def _bytes(self, trainer: Trainer) -> int:
+        return sum(values.nbytes for _, values in trainer.arrays()) + SLACK
+
+    def _make_room(self, needed: int) -> None:
+        """Delete the oldest while the quota asks for it, but never the newest."""
+        if self.quota is None:
+            return
+        steps = self.steps()
+        sizes = {step: folder_bytes(self.folder / f"step-{step}") for step in steps}
+        while len(steps) > 1 and sum(sizes[step] for step in steps) + needed > self.quota:
+            shutil.rmtree(self.folder / f"step-{steps.pop(0)}")
+
+
+def list_steps(folder: Path) -> list[int]:
+    """The steps that a folder holds whole checkpoints of, rising."""
+    names = [place.name[5:] for place in folder.glob("step-*") if place.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_state(place: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises
+    ------
+    FormatError
+        It is no checkpoint, or of another format.
+    """
+    try:
+        state = json.loads((place / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{place}: is no checkpoint of km ({error})") from None
+    if not isinstance(state, dict) or state.get("km") != "training checkpoint":
+        raise FormatError(f"{place}: is no checkpoint of km")
+    if state.get("format") != FORMAT:
+        raise FormatError(f"{place}: has format {state.get('format')}; this km reads {FORMAT}")
+    return state
+
+
+def folder_bytes(place: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in place.iterdir() if file.is_file())
+
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+
+
+def _arrays(trainer: Trainer) -> tuple[Arrays, Arrays]:
+    """The trainer's memory by name: what is trained, and averages."""
+    names = [row[0] for row in _km.parameters(trainer.model._model)]
+    weights: Arrays = {}
+    averages: Arrays = {}
+    for (parameter, kind, of), values in trainer.arrays():
+        whole = names[parameter] if of == "values" else f"{names[parameter]}.{of}"
+        if kind == of:
+            weights[whole] = values
+        else:
+            averages[f"{whole}.{kind}"] = values
+    return weights, averages
+
+
+def _read_into(path: Path, arrays: Arrays) -> None:
+    found, _ = read_tensors(path)
+    if found.keys() != arrays.keys():
+        name = min(found.keys() ^ arrays.keys())
+        raise FormatError(f"{path}: {name!r} is not in both the checkpoint and the model")
+    for name, values in found.items():
+        if values.shape != arrays[name].shape or values.dtype != arrays[name].dtype:
+            raise FormatError(f"{path}: {name!r} has another shape or type than the model's")
+        arrays[name][...] = values
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """What two recipes do not have in common, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
