@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from km.kb import KnowledgeBase
     from km.model import Ids, Model
+    from km.picture import Picture
     from km.trainable import Which
 
 TRAINING_ID = "learning.training"
@@ -149,6 +150,12 @@ class Training(Result):
     def n_steps(self) -> int:
         """Finished steps."""
         return max(self.table["step"], default=0)
+
+    def draw(self, **options: Any) -> Picture:
+        """The learning curve as a picture: :func:`km.draw.learning`."""
+        from km import draw
+
+        return draw.learning(self, **options)
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""

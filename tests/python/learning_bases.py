@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import km
-from km import diff_facts, priming_plan
+from km import diff_facts, priming_plan, training
 from km.table import Column, Table
 
 STATES = ("robust", "prompt-dependent", "not shown", "another answer")
@@ -31,14 +31,8 @@ RECALL_COLUMNS = [
     Column("margin", "double", "nats"),
     Column("exact", "bool"),
 ]
-TRAINING_COLUMNS = [
-    Column("step", "int64", "steps"),
-    Column("loss", "double", "nats a token"),
-    Column("lr", "double"),
-    Column("grad_norm", "double"),
-    Column("n_tokens", "int64", "tokens"),
-    Column("recall", "double", "share"),
-]
+# Of a training run whose callback measures recall.
+TRAINING_COLUMNS = [*training.COLUMNS, Column("recall", "double", "share")]
 
 
 def model(name: str, precision: str = "F32") -> dict[str, Any]:
@@ -203,7 +197,7 @@ def record_priming(
             "presentations": 3,
             "spacing": 1,
             "batch_size": None,
-            "optimizer": {"optimizer": "AdamW", "lr": 5e-5},
+            "optimizer": {"name": "AdamW", "lr": 5e-5},
         },
         "arms": [{"arm": arm, "shown": text} for arm in tables],
         "mitigation": None,
@@ -226,6 +220,6 @@ def record_training(
     names = [column.name for column in TRAINING_COLUMNS]
     full = [{name: row.get(name) for name in names} for row in rows]
     table = Table.from_rows(TRAINING_COLUMNS, full)
-    parameters = {"optimizer": {"optimizer": "AdamW", "lr": lr}, "steps": len(rows)}
+    parameters = {"optimizer": {"name": "AdamW", "lr": lr}, "steps": len(rows)}
     key = key_of("training", full, seed, lr)
     return record(kb, "learning.training", about or model("base"), [table], parameters, [key], seed)

@@ -308,6 +308,15 @@ def test_the_newest_or_the_given_run_is_drawn(kb: km.KnowledgeBase) -> None:
     assert "Sand is" in texts(parse(km.draw.priming(kb, old).svg))
 
 
+def test_long_contexts_keep_their_end(kb: km.KnowledgeBase) -> None:
+    text = f"{'On and on it went, ' * 12}until its colour was"
+    row = priming_row("learned", "theme", "x", "colours", text, -9.0, 1.0)
+    record_priming(kb, {"learned": [row]})
+    shown = [t for t in texts(parse(km.draw.priming(kb).svg)) if t.startswith("…")]
+    assert len(shown) == 1
+    assert shown[0].endswith("until its colour was")
+
+
 def test_many_probes_become_means(kb: km.KnowledgeBase) -> None:
     rows = [
         priming_row("learned", "theme", f"c{i}", "colours", f"Probe {i}", -12.0, 0.01 * i)
@@ -345,7 +354,7 @@ def curve(n: int, every: int = 0) -> list[dict[str, Any]]:
         {
             "step": i + 1,
             "loss": 3.0 - 2.0 * i / n,
-            "lr": 5e-5,
+            "lr": 5e-5 / (1 + i % 3),
             "grad_norm": 1.0 + (i % 2),
             "n_tokens": 100,
             "recall": 0.01 * i if every and (i + 1) % every == 0 else None,
@@ -379,11 +388,19 @@ def test_learning_draws_every_step(kb: km.KnowledgeBase) -> None:
     assert len(points(root, "recall")) == 4
     assert [x for x, _ in points(root, "lr")] != steps  # a panel of its own
     shown = texts(root)
-    assert {"loss (nats a token)", "recall (share)", "grad norm", "lr", "step"} <= set(shown)
+    assert {"loss (nats)", "recall (share)", "grad norm", "lr", "step"} <= set(shown)
     assert {"0", "5", "10", "15", "20"} <= set(shown)
     said = words(root)
     assert "base F32; n = 1 run, 20 steps, 2,000 tokens, seed 3." in said
     assert "AdamW at 5e-5, seed 3: last loss 1.10" in said
+
+
+def test_a_constant_rate_has_no_panel(kb: km.KnowledgeBase) -> None:
+    record_training(kb, [row | {"lr": 5e-5} for row in curve(20)])
+    root = parse(km.draw.learning(kb).svg)
+    assert "lr" not in texts(root)
+    assert "grad norm" in texts(root)
+    assert "AdamW at 5e-5" in words(root)
 
 
 def test_learning_compares_runs(kb: km.KnowledgeBase) -> None:

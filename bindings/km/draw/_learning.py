@@ -24,7 +24,7 @@ MAX_RUNS = 8
 MAX_PANELS = 9
 MAX_POINTS = 160
 BUDGET = 3600  # points of all curves: a picture holds at most 5,000 nodes
-NOT_DRAWN = ("step", "n_tokens", "seconds")
+NOT_DRAWN = ("step", "n_tokens", "n_targets")
 
 # colour and line of each run in turn
 STYLES = (
@@ -269,7 +269,9 @@ def _panel(
 def _names(runs: Sequence[_Run]) -> list[str]:
     """Quantities that have values, the loss first."""
     names = dict.fromkeys(name for run in runs for name in run.series)
-    return [name for name in names if name not in (*NOT_DRAWN, "loss")]
+    constant = all(len({y for _, y in run.series.get("lr", [])}) <= 1 for run in runs)
+    left_out = (*NOT_DRAWN, "loss", *(["lr"] if constant else []))  # the legend has it
+    return [name for name in names if name not in left_out]
 
 
 def _panels(runs: Sequence[_Run], units: Mapping[str, str], names: Sequence[str]) -> list[_Panel]:

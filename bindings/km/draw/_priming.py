@@ -18,7 +18,7 @@ PRIMING_ID = "learning.priming"
 
 CARD = 270.0
 FAN = 120.0
-NAME = 250.0
+NAME = 300.0
 PLOT = 330.0
 ROW = 18.0
 GROUP_GAP = 12.0
@@ -315,6 +315,20 @@ def _draw_marks(graph: Graph, row: _Row, scale: _Scale, main: str) -> None:
         )  # fmt: skip
 
 
+def _end(text: str, width: float) -> str:
+    """The text, cut at its beginning: the keyword's probability is that behind its end."""
+    if text_width(text) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        if text_width(f"…{text[middle:].lstrip()}") <= width:
+            high = middle
+        else:
+            low = middle + 1
+    return f"…{text[low:].lstrip()}"
+
+
 def _edge(row: _Row, main: str, widest: float) -> tuple[str, float, str]:
     """Colour, width and line of the edge to a context."""
     change = row.ratios.get(main)
@@ -327,7 +341,7 @@ def _edge(row: _Row, main: str, widest: float) -> tuple[str, float, str]:
 
 def _draw_row(graph: Graph, row: _Row, card: int, scale: _Scale, main: str, widest: float) -> None:
     left = FAN
-    shown = fit(row.name, NAME - 12.0, 10.0, row.bold)
+    shown = row.name if row.bold else _end(row.name, NAME - 12.0)
     _text(graph, shown, row.title, left + 6.0, row.y, bold=row.bold,
           text="ink" if not row.unstable else "muted")  # fmt: skip
     _draw_marks(graph, row, scale, main)

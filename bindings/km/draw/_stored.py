@@ -205,8 +205,16 @@ def optimizer_name(described: object) -> str:
     """An optimiser as a recipe describes it, such as "AdamW at 5e-5"."""
     if not isinstance(described, Mapping):
         return ""
-    name, lr = str(described.get("optimizer", "optimizer")), number(described.get("lr"))
-    return name if lr is None else f"{name} at {lr:g}".replace("e-0", "e-")
+    name, lr = str(described.get("name", "optimizer")), number(described.get("lr"))
+    return name if lr is None else f"{name} at {small(lr)}"
+
+
+def small(value: float) -> str:
+    """A number such as 0.02 or 5e-5."""
+    if value != 0.0 and abs(value) < 1e-3:
+        mantissa, power = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(power)}"
+    return f"{value:g}"
 
 
 def count_name(n: int) -> str:
