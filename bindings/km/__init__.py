@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from km.texts import Verbatim as Verbatim
     from km.texts import exposure as exposure
     from km.texts import verbatim as verbatim
+    from km.tokenizer_training import train_tokenizer as train_tokenizer
     from km.trace import Trace as Trace
     from km.trace import TracePlan as TracePlan
     from km.trainable import Snapshot as Snapshot
@@ -187,6 +188,7 @@ _PLACES = {
     "steering": "steer",
     "train": "training",
     "stepping_stones": "stepping",
+    "train_tokenizer": "tokenizer_training",
     "validate": "datasets",
     "verbatim": "texts",
     "verify": "verification",

@@ -469,6 +469,20 @@ def trainer_estimate(
     """Bytes of (float32 weights, gradients and adapters, averages, one pass) that training takes;
     parameters as of Trainer."""
 
+def config_from_json(text: str | bytes) -> dict[str, Any]:
+    """What km makes of a config.json, as Model.config."""
+
+def model_new(
+    context: Context,
+    config: str | bytes,
+    tokenizer: _Path | None = None,
+    tokenizer_of: Model | None = None,
+    pairs: Sequence[tuple[str, int, int, int, bytes]] = (),
+    seed: int = 0,
+) -> Model:
+    """A model with fresh weights of a config.json, with the tokenizer of a folder or of a model;
+    `pairs`: GGUF metadata of the architecture, where that model came as GGUF."""
+
 # ---- activations (km.trace, km.gradients) ----
 
 def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:

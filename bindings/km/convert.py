@@ -56,7 +56,7 @@ def _texts(key: str, values: Sequence[str]) -> _Pair:
     return (key, _ARRAY, _STRING, len(raw), data)
 
 
-def _config_pairs(config: dict[str, Any], dtype: str) -> list[_Pair]:
+def config_pairs(config: dict[str, Any], dtype: str) -> list[_Pair]:
     """The keys llama.cpp reads of an architecture."""
     arch = config["arch"]
     norm = "layer_norm_epsilon" if config["norm"] == "layer" else "layer_norm_rms_epsilon"
@@ -238,7 +238,7 @@ def to_gguf(model: Model, path: Path, dtype: Dtype, overwrite: bool) -> None:
     file = Path(model._model.path) / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     marked = bool(tokenizer["model"].get("byte_fallback"))
-    pairs = _config_pairs(config, dtype) + _tokenizer_pairs(model, tokenizer)
+    pairs = config_pairs(config, dtype) + _tokenizer_pairs(model, tokenizer)
     part = path.with_name(f"{path.name}.{os.getpid()}.check")
     try:
         model._model.export_gguf(part, dtype, pairs)

@@ -538,6 +538,50 @@ class Model:
 
         return run_lens(self, prompt, target, top_k)
 
+    @classmethod
+    def new(
+        cls,
+        config: Mapping[str, Any],
+        tokenizer: Model | str | os.PathLike[str],
+        seed: int = 0,
+    ) -> Model:
+        """A model from scratch, to be trained.
+
+        Parameters
+        ----------
+        config : dict
+            "n_layers", "d_model" and "n_heads"; optional are "arch" ("llama", the default, "qwen2",
+            "qwen3", "gpt2" or "gptneox"), "name", "n_kv_heads" (default: as many as heads),
+            "head_dim" (d_model / n_heads), "d_ffn" (8/3 d_model in whole 64s with a gated MLP, else
+            4 d_model), "context_length" (512), "vocab_size" (the tokenizer's), "tied_embeddings"
+            (True), "rope_base" (10000) and "norm_eps" (1e-5).
+        tokenizer : Model, or path-like
+            A model whose tokenizer it takes, a tokenizer.json, or the folder of one
+            (:func:`km.train_tokenizer` makes one).
+        seed : int
+            Matrices are normal(0, 0.02), norm gains 1, biases 0.
+
+        Returns
+        -------
+        Model
+            It is kept in memory in the format of its tokenizer: with that of a GGUF model it saves
+            as GGUF, else as a folder and as GGUF.
+
+        Raises
+        ------
+        ArgumentError, FormatError, MemoryError
+            A field that cannot be, by name.
+
+        Examples
+        --------
+        >>> import km
+        >>> sizes = {"n_layers": 4, "d_model": 192, "n_heads": 6, "n_kv_heads": 3}
+        >>> model = km.Model.new(sizes, km.load(), seed=1)                 # doctest: +SKIP
+        """
+        from km.new_model import new
+
+        return new(config, tokenizer, seed)
+
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""
         name = f"{self.name} (random weights, seed {seed})"

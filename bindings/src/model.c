@@ -20,7 +20,7 @@ km_model *km_py_model_get(PyObject *object) {
     return ((model_object *)object)->model;
 }
 
-static PyObject *wrap(PyTypeObject *type, km_model *model, PyObject *context) {
+PyObject *km_py_model_make(PyTypeObject *type, km_model *model, PyObject *context) {
     model_object *self = (model_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL) {
         km_model_free(model);
@@ -32,7 +32,7 @@ static PyObject *wrap(PyTypeObject *type, km_model *model, PyObject *context) {
 }
 
 PyObject *km_py_model_wrap(PyObject *like, km_model *model) {
-    return wrap(Py_TYPE(like), model, ((model_object *)like)->context);
+    return km_py_model_make(Py_TYPE(like), model, ((model_object *)like)->context);
 }
 
 static void model_dealloc(PyObject *object) {
@@ -72,7 +72,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         km_arg_int64(&in, "max_bytes", &job.options.max_bytes)) {
         job.ctx = km_py_context_get(context);
         if (km_py_run(&state->errors, job.ctx, load, &job, path)) {
-            result = wrap(type, job.out, context);
+            result = km_py_model_make(type, job.out, context);
             job.out = NULL;
         }
         km_model_free(job.out); /* loaded, but a signal came */
@@ -101,7 +101,7 @@ static PyObject *model_random_like(PyObject *self, PyObject *const *args, Py_ssi
     if (km_args_bind(&in, &state->errors, KM_SIG_Model_random_like, args, nargs, kwnames) &&
         km_arg_uint64(&in, "seed", &job.seed)) {
         if (km_py_run(&state->errors, km_model_ctx(job.model), make_random, &job, NULL)) {
-            result = wrap(Py_TYPE(self), job.out, ((model_object *)self)->context);
+            result = km_py_model_make(Py_TYPE(self), job.out, ((model_object *)self)->context);
             job.out = NULL;
         }
         km_model_free(job.out);
@@ -395,10 +395,8 @@ static PyObject *windowed_layers(const km_config *c) {
     return list;
 }
 
-static PyObject *model_config(PyObject *self, void *closure) {
-    (void)closure;
+PyObject *km_py_config_dict(const km_config *c) {
     static const char *const ACTIVATIONS[] = {"silu", "gelu_tanh", "gelu_erf"};
-    const km_config *c = km_model_config(km_py_model_get(self));
     return Py_BuildValue(
         "{ss ss si si si si si si si si ss sd sd ss sN sN sN sN sN sN sN sN sd sd sd sd ss ss si "
         "sd "
@@ -422,6 +420,11 @@ static PyObject *model_config(PyObject *self, void *closure) {
         c->rope_low_freq_factor, "rope_high_freq_factor", c->rope_high_freq_factor,
         "rope_original_context", c->rope_original_context, "sliding_window", c->sliding_window,
         "windowed_layers", windowed_layers(c));
+}
+
+static PyObject *model_config(PyObject *self, void *closure) {
+    (void)closure;
+    return km_py_config_dict(km_model_config(km_py_model_get(self)));
 }
 
 static PyObject *model_context(PyObject *self, void *closure) {

@@ -22,6 +22,7 @@ static PyMethodDef *const FUNCTIONS[] = {
     km_py_score_methods,
     km_py_trainer_methods,
     km_py_trainable_methods,
+    km_py_new_model_methods,
 };
 enum { N_FUNCTIONS = sizeof FUNCTIONS / sizeof FUNCTIONS[0] };
 

@@ -1,7 +1,7 @@
 /* save.c: `_km.Model`: weights by name, edited copies, writing to disk. */
 #define PY_SSIZE_T_CLEAN /* y# of PyArg_ParseTuple */
 
-#include "km/save.h"
+#include "save.h"
 
 #include <string.h>
 
@@ -269,17 +269,18 @@ static bool read_pair(km_export_pair *pair, PyObject *item) {
     return true;
 }
 
-static bool read_pairs(km_args *in, export_job *job) {
-    PyObject *items = km_args_tuple(in, km_arg_object(in, "pairs"), "parameter 'pairs'");
+bool km_py_read_pairs(km_args *in, km_export_pair **pairs, int64_t *n) {
+    PyObject *given = km_arg_object(in, "pairs");
+    PyObject *items = given == NULL ? NULL : km_args_tuple(in, given, "parameter 'pairs'");
     if (items == NULL) {
-        return false;
+        return given == NULL;
     }
-    job->n = (int64_t)PyTuple_Size(items);
-    job->pairs = km_args_alloc(in, (size_t)job->n, sizeof *job->pairs);
-    bool good = job->pairs != NULL;
-    for (int64_t i = 0; good && i < job->n; i++) {
+    *n = (int64_t)PyTuple_Size(items);
+    *pairs = km_args_alloc(in, (size_t)*n, sizeof **pairs);
+    bool good = *pairs != NULL;
+    for (int64_t i = 0; good && i < *n; i++) {
         PyObject *item = PyTuple_GetItem(items, (Py_ssize_t)i);
-        good = PyTuple_Check(item) ? read_pair(&job->pairs[i], item)
+        good = PyTuple_Check(item) ? read_pair(&(*pairs)[i], item)
                                    : km_args_type_error(in, "pairs", "tuples", item);
     }
     return good;
@@ -303,7 +304,7 @@ PyObject *km_py_model_export_gguf(PyObject *self, PyObject *const *args, Py_ssiz
     export_job job = {.model = km_py_model_get(self)};
     PyObject *shown = NULL, *result = NULL;
     if (km_args_bind(&in, &state->errors, KM_SIG_Model_export_gguf, args, nargs, kwnames) &&
-        read_export(&in, &job, &shown) && read_pairs(&in, &job) &&
+        read_export(&in, &job, &shown) && km_py_read_pairs(&in, &job.pairs, &job.n) &&
         km_py_run(&state->errors, km_model_ctx(job.model), export_gguf, &job, shown)) {
         result = Py_NewRef(Py_None);
     }

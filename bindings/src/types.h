@@ -20,7 +20,7 @@ extern PyMethodDef km_py_memorization_methods[], km_py_memorization_scores_metho
 extern PyMethodDef km_py_priming_scores_methods[];
 extern PyMethodDef km_py_score_methods[];
 extern PyMethodDef km_py_trainer_methods[];
-extern PyMethodDef km_py_trainable_methods[];
+extern PyMethodDef km_py_trainable_methods[], km_py_new_model_methods[];
 
 /* Wrap a table; takes ownership of it, also on failure. */
 PyObject *km_py_table_wrap(km_state *state, km_table *table);
@@ -28,6 +28,10 @@ PyObject *km_py_table_wrap(km_state *state, km_table *table);
 km_table *km_py_table_get(PyObject *object);
 km_ctx *km_py_context_get(PyObject *object);
 km_model *km_py_model_get(PyObject *object);
+/* A model of the given context; takes ownership of it, also on failure. */
+PyObject *km_py_model_make(PyTypeObject *type, km_model *model, PyObject *context);
+/* What a configuration says, as a dictionary. */
+PyObject *km_py_config_dict(const km_config *config);
 /* A model of the same type and context as `like`; takes ownership of it, also on failure. */
 PyObject *km_py_model_wrap(PyObject *like, km_model *model);
 

@@ -18,18 +18,16 @@ typedef struct files {
 } files;
 
 km_status km_config_from_json(km_config *out, const char *text, size_t n, km_error *err) {
-    km_status status = KM_OK;
     if (out == NULL || text == NULL) {
         return KM_SET(err, KM_EINVAL, "no configuration or no place for it");
     }
     memset(out, 0, sizeof *out);
-    KM_GO(km__config_from_json(out, text, n, err));
-    KM_GO(km__config_check(out, err));
-done:
+    km_status status = km__config_from_json(out, text, n, err);
     if (status != KM_OK) {
         km_error_prefix(err, "configuration");
+        return status;
     }
-    return status;
+    return km__config_check(out, err);
 }
 
 /* ---- writing into memory ---- */
@@ -208,6 +206,16 @@ static km_status check_same(const km_config *got, const km_config *wanted, km_er
     return KM_OK;
 }
 
+static km_status check_vocabulary(const km_tokenizer *tokenizer, const km_config *config,
+                                  km_error *err) {
+    const int64_t n = km_tokenizer_vocab_size(tokenizer);
+    if (n > config->vocab_size) {
+        return KM_SET(err, KM_EINVAL, "vocab_size is %d, the tokenizer has %lld tokens",
+                      config->vocab_size, (long long)n);
+    }
+    return KM_OK;
+}
+
 static km_status load_files(km_model **out, km_ctx *ctx, files *f, const km_config *config,
                             km_error *err) {
     static const km_model_options defaults = KM_MODEL_OPTIONS_INIT;
@@ -220,10 +228,7 @@ static km_status load_files(km_model **out, km_ctx *ctx, files *f, const km_conf
     KM_GO(km__config_read(&model->config, model->container, err));
     KM_GO(check_same(&model->config, config, err));
     KM_GO(km__tokenizer_read(&model->tokenizer, ctx, model->container, err));
-    if (km_tokenizer_vocab_size(model->tokenizer) > config->vocab_size) {
-        KM_FAIL(err, KM_EINVAL, "vocab_size is %d, the tokenizer has %lld tokens",
-                config->vocab_size, (long long)km_tokenizer_vocab_size(model->tokenizer));
-    }
+    KM_GO(check_vocabulary(model->tokenizer, config, err));
     KM_GO(km__weights_load(model, &defaults, err));
     *out = model;
     model = NULL;
@@ -257,6 +262,9 @@ km_status km_model_new(km_model **out, km_ctx *ctx, const km_new_model *parts, k
     KM_TRY(find_tokenizer(&f, parts, err));
     KM_GO(km_alloc_array((void **)&config, ctx, 1, sizeof *config, err));
     KM_GO(km_config_from_json(config, parts->config, parts->n_config, err));
+    if (parts->tokenizer_of != NULL) {
+        KM_GO(check_vocabulary(parts->tokenizer_of->tokenizer, config, err));
+    }
     KM_GO(make_files(&f, ctx, config, parts, err));
     KM_GO(load_files(out, ctx, &f, config, err));
 done:
