@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "model/gradient_private.h"
+#include "tensor/kernels_gradient.h"
 
 #define ROW_GRAIN 16
 
@@ -152,17 +153,28 @@ static km_status mlp_range(void *payload, int64_t begin, int64_t end, int worker
     return KM_OK;
 }
 
+static km_activation_back_fn activation_back(const km__back *back) {
+    const km_gradient_kernels *kernels = km_ctx_gradient_kernels(back->model->ctx);
+    switch (back->model->config.activation) {
+    case KM_ACT_SILU:
+        return kernels->silu;
+    case KM_ACT_GELU_TANH:
+        return kernels->gelu_tanh;
+    case KM_ACT_GELU_ERF:
+        break;
+    }
+    return kernels->gelu_erf;
+}
+
 static km_status mlp_back_range(void *payload, int64_t begin, int64_t end, int worker,
                                 km_error *err) {
     (void)worker;
     (void)err;
     const km__back *back = payload;
     const km_config *config = &back->model->config;
-    const int64_t width = config->d_ffn;
-    for (int64_t i = begin; i < end; i++) {
-        km__mlp_backward(back->s.pre + i * width, config->gated_mlp ? back->s.up + i * width : NULL,
-                         back->s.hidden + i * width, config->activation, width);
-    }
+    const int64_t at = begin * config->d_ffn, n = (end - begin) * config->d_ffn;
+    activation_back(back)(back->s.pre + at, config->gated_mlp ? back->s.up + at : NULL,
+                          back->s.hidden + at, n);
     return KM_OK;
 }
 

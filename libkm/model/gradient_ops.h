@@ -1,4 +1,4 @@
-/* gradient_ops.h: normalisation and activation functions, each beside its derivative.
+/* gradient_ops.h: derivatives of norms, softmax and soft cap.
  *
  * One row at a time. Sums over a row are taken in double precision in rising order, so results do
  * not depend on the CPU variant. */
@@ -7,22 +7,12 @@
 
 #include "model/model_private.h"
 
-/* y = norm(x) of the model's kind, gains and biases of `norm`; n elements. y may be x. */
-void km__norm_forward(float *y, const float *x, const km_norm_weights *norm,
-                      const km_config *config, int64_t n);
 /* What a norm subtracts from x and multiplies with, before its gain. */
 void km__norm_moments(double *mean, double *factor, const float *x, const km_config *config,
                       int64_t n);
 /* dx = (d norm(x) / dx)' dy, added to dx when `add`. dx may be dy. */
 void km__norm_backward(float *dx, const float *dy, const float *x, const km_norm_weights *norm,
                        const km_config *config, int64_t n, bool add);
-
-/* hidden = act(pre) * up; up NULL: act(pre). */
-void km__mlp_forward(float *hidden, const float *pre, const float *up, km_activation activation,
-                     int64_t n);
-/* pre becomes dL/dpre, and up (unless NULL) dL/dup, given dhidden. */
-void km__mlp_backward(float *pre, float *up, const float *dhidden, km_activation activation,
-                      int64_t n);
 
 /* ds (n) becomes dL/ds of scores p = softmax(s), given dL/dp in ds. */
 void km__softmax_backward(float *ds, const float *p, int64_t n);

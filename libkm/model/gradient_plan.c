@@ -132,8 +132,14 @@ km_status km__parts_allocate(km__back *back, const km__part *parts, int n_parts,
                              km_error *err) {
     km__layer_state *s = &back->s;
     const double total = km__parts_floats(parts, n_parts);
-    KM_TRY(km__back_check_memory(total * sizeof(float), back, what, err));
-    KM_TRY(km_alloc((void **)&back->block, back->model->ctx, (size_t)total * sizeof(float), err));
+    if (back->block == NULL || back->block_floats < total) {
+        km_free(back->model->ctx, back->block);
+        back->block = NULL;
+        KM_TRY(km__back_check_memory(total * sizeof(float), back, what, err));
+        KM_TRY(
+            km_alloc((void **)&back->block, back->model->ctx, (size_t)total * sizeof(float), err));
+        back->block_floats = total;
+    }
     float *next = back->block;
     for (int i = 0; i < n_parts; i++) {
         *parts[i].where = next;
@@ -147,6 +153,30 @@ km_status km__parts_allocate(km__back *back, const km__part *parts, int n_parts,
         back->rope_back[which].cosines = back->rope[which].cosines;
     }
     return KM_OK;
+}
+
+float *km__spare_take(const km_model *model, double *floats) {
+    km_spare *spare = (km_spare *)(uintptr_t)&model->spare;
+    float *block = NULL;
+    if (model->is_trainable && !atomic_exchange(&spare->busy, true)) {
+        block = spare->block;
+        *floats = spare->floats;
+        spare->block = NULL;
+        atomic_store(&spare->busy, false);
+    }
+    return block;
+}
+
+void km__spare_keep(const km_model *model, float *block, double floats) {
+    km_spare *spare = (km_spare *)(uintptr_t)&model->spare;
+    if (model->is_trainable && !atomic_exchange(&spare->busy, true)) {
+        float *before = spare->block;
+        spare->block = block;
+        spare->floats = floats;
+        block = before;
+        atomic_store(&spare->busy, false);
+    }
+    km_free(model->ctx, block);
 }
 
 km_status km__back_ropes(const km__back *back, km_error *err) {

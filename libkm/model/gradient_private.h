@@ -58,14 +58,15 @@ typedef struct km__back {
     km__plan plan;
     int32_t n_positions;
     int64_t n_trees;
-    int64_t *tree_runs; /* (n_trees + 1) where a tree's runs begin in `runs` */
-    km__run *runs;      /* the plan's runs, tree by tree */
-    float *block;       /* all float buffers */
-    float *resid;       /* (L, T, D) resid_pre of each layer; a training pass has (L + 1, T, D) */
-    float *stream;      /* (n_rows, D) residual stream the rows are read from */
-    float *dlogits;     /* (n_rows, V) */
-    float *drows;       /* (n_rows, D) */
-    float *attention;   /* (workers, attention_floats) */
+    int64_t *tree_runs;  /* (n_trees + 1) where a tree's runs begin in `runs` */
+    km__run *runs;       /* the plan's runs, tree by tree */
+    float *block;        /* all float buffers */
+    double block_floats; /* its size */
+    float *resid;        /* (L, T, D) resid_pre of each layer; a training pass has (L + 1, T, D) */
+    float *stream;       /* (n_rows, D) residual stream the rows are read from */
+    float *dlogits;      /* (n_rows, V) */
+    float *drows;        /* (n_rows, D) */
+    float *attention;    /* (workers, attention_floats) */
     int64_t attention_floats;
     int64_t *row_of; /* (T) a row of the node, or -1 */
     km__kept *kept;  /* (n_kept) */
@@ -98,12 +99,18 @@ typedef struct km__part {
 int km__back_parts(km__part parts[KM_MAX_PARTS], km__back *back, double n, double positions,
                    double copies);
 double km__parts_floats(const km__part *parts, int n_parts);
-/* One allocation, back->block, after checking that the memory is there. `what` names the pass. */
+/* One allocation, back->block, after checking that the memory is there; one that is there already
+ * stays when it is large enough. `what` names the pass. */
 KM_NODISCARD km_status km__parts_allocate(km__back *back, const km__part *parts, int n_parts,
                                           const char *what, km_error *err);
 /* KM_ENOMEM with both figures when there is less. */
 KM_NODISCARD km_status km__back_check_memory(double bytes, const km__back *back, const char *what,
                                              km_error *err);
+/* A trainable model keeps the buffers of its last training pass, so that the next one does not have
+ * to be given as many cleared pages by the system. Take them (NULL when there are none, or a pass
+ * on another thread has them), and give them, or others, back; other models keep nothing. */
+float *km__spare_take(const km_model *model, double *floats);
+void km__spare_keep(const km_model *model, float *block, double floats);
 /* Fill both pairs of rotary tables. */
 KM_NODISCARD km_status km__back_ropes(const km__back *back, km_error *err);
 

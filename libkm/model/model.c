@@ -74,6 +74,7 @@ void km_model_free(km_model *model) {
     }
     km__weights_clear(model);
     km_free(model->ctx, model->parameters);
+    km_free(model->ctx, model->spare.block);
     if (model->origin == NULL) {
         km_tokenizer_free(model->tokenizer);
     }

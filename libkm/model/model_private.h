@@ -37,6 +37,13 @@ typedef struct km_weights {
     atomic_bool checked; /* km__weights_check has found them finite */
 } km_weights;
 
+/* Memory that a model keeps for its next training pass; gradient_plan.c. */
+typedef struct km_spare {
+    float *block; /* owned; NULL: none */
+    double floats;
+    atomic_bool busy;
+} km_spare;
+
 struct km_model {
     atomic_int refs;
     km_ctx *ctx;
@@ -50,6 +57,7 @@ struct km_model {
     struct km__parameter *parameters; /* (n_tensors) owned; parameters.h */
     int64_t n_tensors;
     bool is_trainable;
+    km_spare spare;
     char precision[16];
     atomic_int fingerprint_state; /* fingerprint.c: absent (0), being written, ready */
     char fingerprint[65];

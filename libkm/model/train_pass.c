@@ -10,11 +10,13 @@
 
 #include "model/gradient_private.h"
 #include "model/weights_private.h"
+#include "tensor/kernels_gradient.h"
 
 /* A block of logits takes at most this many bytes, and has at least LEAST_ROWS rows. */
 #define BLOCK_BYTES ((int64_t)64 << 20)
 #define LEAST_ROWS 32
 #define MOST_ROWS 512
+#define SLOPES 1024 /* of the soft cap, held at once */
 
 typedef struct train {
     km__back back;
@@ -148,6 +150,7 @@ static km_status allocate(train *t, km_error *err) {
     t->block_rows = choose_block_rows(t->n_rows, config->vocab_size);
     const int n_parts = list_parts(parts, t, (double)back->n, back->n_positions,
                                    (double)t->pass->n_targets, t->pass->recompute);
+    back->block = km__spare_take(back->model, &back->block_floats);
     KM_TRY(km__parts_allocate(back, parts, n_parts, "a training pass's buffers", err));
     KM_TRY(km_alloc_array((void **)&t->kept, back->model->ctx, config->n_layers, sizeof *t->kept,
                           err));
@@ -226,8 +229,37 @@ typedef struct loss_block {
     int64_t row; /* the first of the block */
 } loss_block;
 
-/* From logits to their derivative: weight (p - [target]) summed over the row's targets, through
- * the soft cap. */
+/* 1 - tanh(x)^2 of a logit y = cap tanh(x) */
+static float cap_slope(float y, float cap) {
+    return 1.0f - y / cap * (y / cap);
+}
+
+/* Weight (p - [target]) summed over the row's targets, through the soft cap; `total` is the sum of
+ * the weights. Without a cap the slopes are ones. */
+static void find_slopes(const train *t, int64_t row, float *logits, double lse, double total) {
+    const km_gradient_kernels *kernels = km_ctx_gradient_kernels(t->back.model->ctx);
+    const int64_t vocab = t->back.model->config.vocab_size;
+    const float cap = t->back.model->config.final_softcap, shift = (float)lse;
+    const float factor = (float)(total * exp((double)shift - lse));
+    float slopes[SLOPES];
+    for (int64_t first = 0; first < vocab; first += SLOPES) {
+        const int64_t n = vocab - first < SLOPES ? vocab - first : SLOPES;
+        for (int64_t v = 0; v < n; v++) {
+            slopes[v] = cap > 0.0f ? cap_slope(logits[first + v], cap) : 1.0f;
+        }
+        kernels->scaled_exp(logits + first, factor, shift, n);
+        for (int64_t v = 0; v < n; v++) {
+            logits[first + v] *= slopes[v];
+        }
+    }
+    for (int64_t i = t->first[row]; i < t->first[row + 1]; i++) {
+        const km_training_target *target = &t->pass->targets[i];
+        const float slope = cap > 0.0f ? cap_slope(t->at_target[i], cap) : 1.0f;
+        logits[target->id] -= target->weight * slope;
+    }
+}
+
+/* From a row of logits to its losses and its derivative. */
 static km_status loss_row(const train *t, int64_t row, float *logits, km_error *err) {
     const km_model *model = t->back.model;
     const km_kernels *kernels = t->back.kernels;
@@ -250,15 +282,7 @@ static km_status loss_row(const train *t, int64_t row, float *logits, km_error *
             t->pass->losses[i] = lse - (double)t->at_target[i];
         }
     }
-    for (int64_t v = 0; v < vocab; v++) {
-        const float slope = cap > 0.0f ? 1.0f - logits[v] / cap * (logits[v] / cap) : 1.0f;
-        logits[v] = (float)(total * exp((double)logits[v] - lse)) * slope;
-    }
-    for (int64_t i = begin; i < end; i++) {
-        const float y = t->at_target[i];
-        const float slope = cap > 0.0f ? 1.0f - y / cap * (y / cap) : 1.0f;
-        logits[targets[i].id] -= targets[i].weight * slope;
-    }
+    find_slopes(t, row, logits, lse, total);
     return KM_OK;
 }
 
@@ -355,7 +379,7 @@ done:
     km_free(ctx, t.kept);
     km_free(ctx, t.first);
     km__collector_clear(&t.collector, ctx);
-    km_free(ctx, t.back.block);
+    km__spare_keep(model, t.back.block, t.back.block_floats);
     km__back_plan_clear(&t.back);
     return status;
 }

@@ -4,6 +4,7 @@
 
 #include "tensor/kernels.h"
 #include "tensor/kernels_attention.h"
+#include "tensor/kernels_gradient.h"
 #include "tensor/kernels_optimizer.h"
 #include "tensor/linear_private.h"
 
@@ -11,6 +12,7 @@ KM_VARIANTS(km_kernels, kernels);
 KM_VARIANTS(km_attention_kernels, attention);
 KM_VARIANTS(km_linear_kernels, linear);
 KM_VARIANTS(km_dequant_kernels, dequant);
+KM_VARIANTS(km_gradient_kernels, gradient);
 KM_VARIANTS(km_optimizer_kernels, optimizer);
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
@@ -27,6 +29,10 @@ const km_attention_kernels *km_ctx_attention_kernels(const km_ctx *ctx) {
 
 const km_dequant_kernels *km__dequant_kernels(const km_ctx *ctx) {
     return KM_VARIANT(dequant, ctx);
+}
+
+const km_gradient_kernels *km_ctx_gradient_kernels(const km_ctx *ctx) {
+    return KM_VARIANT(gradient, ctx);
 }
 
 const km_optimizer_kernels *km_ctx_optimizer_kernels(const km_ctx *ctx) {

@@ -513,6 +513,41 @@ static void test_bytes(void **state) {
     }
 }
 
+/* A trainable model keeps the buffers of a pass for the next, whose numbers they do not change. */
+static void test_keeps_buffers(void **state) {
+    km_test_memory memory;
+    km_allocator allocator = km_test_failing_allocator(&memory, -1);
+    const km_ctx_options options = {1, NULL, &allocator};
+    km_ctx *ctx = NULL;
+    km_model *file, *model;
+    float sums[3][64] = {{0.0f}};
+    km_error err = KM_ERROR_INIT;
+    (void)state;
+    km_test_ok(km_ctx_new(&ctx, &options, &err), &err);
+    km_test_ok(km_model_load(&file, ctx, KM_TEST_DATA "/golden_data/arch/llama3", NULL, &err),
+               &err);
+    km_test_ok(km_model_trainable(&model, file, NULL, 0, &err), &err);
+    for (int i = 0; i < 3; i++) {
+        const km_parameter_gradient gradient = {1, sums[i], NULL};
+        const km_training_pass pass = {.tree = {IDS, PARENT, i == 1 ? 4 : N_TOKENS},
+                                       .targets = TARGETS,
+                                       .n_targets = i == 1 ? 3 : N_TARGETS,
+                                       .gradients = &gradient,
+                                       .n_gradients = 1};
+        const long long before = atomic_load(&memory.live_bytes);
+        atomic_store(&memory.peak_bytes, before);
+        km_test_ok(km_model_train_pass(model, &pass, &err), &err);
+        const long long used = atomic_load(&memory.peak_bytes) - before;
+        const long long bound = km_model_train_pass_bytes(model, N_TOKENS, 6, N_TARGETS, false);
+        assert_true(i == 0 ? used > bound / 2 : used < bound / 4);
+    }
+    assert_memory_equal(sums[2], sums[0], sizeof sums[0]);
+    km_model_free(model);
+    km_model_free(file);
+    km_ctx_free(ctx);
+    assert_int_equal(atomic_load(&memory.live_bytes), 0);
+}
+
 static km_status every_allocation(km_ctx *ctx, km_error *err) {
     random_model m;
     gradients g;
@@ -547,6 +582,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refuses_memory, km_test_setup, km_test_teardown),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_keeps_buffers),
         cmocka_unit_test(test_every_allocation),
     };
     return cmocka_run_group_tests_name("training", tests, NULL, NULL);
