@@ -84,6 +84,9 @@ def _beside(diff: Diff, verdict: str) -> str:
     row = diff.share(verdict, UNRELATED if diff.targeted else ALL)
     if row["net"] is None:
         return "–"
+    if row["net"] == 0 and str(row["interval"]).startswith("wilson"):
+        bound = f"{100 * row['high']:.1f} %"
+        return f"no prompt differs; {row['n_clusters']} clusters bound it at {bound}"
     spread = "" if row["low"] is None else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     return f"{100 * row['net']:.1f} %{spread} of what was {row['of']}"
 
