@@ -6,7 +6,7 @@ ARCH_DIR holds the tiny models of make_arch.py (tests/golden_data/arch). For eac
 
     ids0, ids1     (T)   two prompts, as float32
     losses         (N)   -log p(ids[t + 1] | ids[..t]) of both, one after the other, nats
-    <parameter>          the derivative of sum w(t) loss(t), w(t) being 1 for even t and 0.5 for odd,
+    <parameter>          the derivative of sum w(t) loss(t), w(t) being 1 for even t, 0.5 for odd,
                          with respect to that parameter, named and arranged as km does (matrices
                          (out_features, in_features), queries, keys and values apart), when it has
                          no more than 1024 numbers
