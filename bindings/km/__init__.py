@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from km.loading import load as load
     from km.loading import models as models
     from km.lora import LoRA as LoRA
+    from km.lora import merge_adapters as merge_adapters
     from km.model import Model as Model
     from km.model_diff import Diff as Diff
     from km.model_diff import diff as diff
@@ -177,6 +178,7 @@ _PLACES = {
     "logit_lens": "lens_batch",
     "loss": "",
     "memorization": "recall",
+    "merge_adapters": "lora",
     "models": "loading",
     "patch": "patching",
     "power": "comparison",

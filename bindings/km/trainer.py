@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import _km
@@ -10,7 +12,7 @@ from km.arguments import real_number, whole_number
 from km.errors import ArgumentError
 from km.examples import Batch, Tokens, encode_batch, pack_sequences
 from km.examples import Example as Example
-from km.lora import LoRA
+from km.lora import LoRA, read_adapters, write_adapters
 from km.optimizers import AdamW, Optimizer
 from km.schedules import Constant, Schedule
 
@@ -186,6 +188,42 @@ class Trainer:
     def merged(self) -> None:
         """Write W0 + alpha / rank B A into the model again, after adapters were written to."""
         self._trainer.restored(self.n_steps)
+
+    def save_adapters(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the adapters as the PEFT library does; :func:`km.merge_adapters` reads them.
+
+        Raises
+        ------
+        UnsupportedError
+            An adapter of q, k or v of GPT-2 or GPT-NeoX, which have them in one matrix there.
+        ArgumentError
+            The trainer has no adapters, or there are some in the folder.
+        """
+        if self.lora is None:
+            raise ArgumentError("the trainer has no adapters; make it with lora=km.LoRA(...)")
+        return write_adapters(self.model.origin, self.adapters(), self.lora, folder, overwrite)
+
+    def load_adapters(self, folder: str | os.PathLike[str]) -> None:
+        """Go on from adapters in a folder, of the same matrices and rank.
+
+        Raises
+        ------
+        ArgumentError
+            Their matrices, rank or alpha are not those of the trainer.
+        """
+        pairs, scale = read_adapters(self.model, folder)
+        own = self.adapters()
+        if self.lora is None or pairs.keys() != own.keys():
+            raise ArgumentError(f"{os.fspath(folder)}: adapts other matrices than this trainer")
+        rank = next(iter(pairs.values()))[0].shape[0]
+        if rank != self.lora.rank or scale != self.lora.alpha / self.lora.rank:
+            raise ArgumentError(
+                f"{os.fspath(folder)}: has rank {rank} and alpha {scale * rank:g}, this trainer "
+                f"{self.lora.rank} and {self.lora.alpha:g}"
+            )
+        for name, (a, b) in pairs.items():
+            own[name][0][...], own[name][1][...] = a, b
+        self.merged()
 
     def arrays(self) -> list[tuple[tuple[int, str, str], np.ndarray[Any, Any]]]:
         """Everything a step changes: (index of the parameter, kind, what it averages) and values.

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from km.kb import KnowledgeBase
     from km.model import Ids, Model
-    from km.picture import Picture
     from km.trainable import Which
 
 TRAINING_ID = "learning.training"
@@ -150,12 +149,6 @@ class Training(Result):
     def n_steps(self) -> int:
         """Finished steps."""
         return max(self.table["step"], default=0)
-
-    def draw(self, **options: Any) -> Picture:
-        """The learning curve as a picture: :func:`km.draw.learning`."""
-        from km import draw
-
-        return draw.learning(self, **options)
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
@@ -345,9 +338,10 @@ class _Run:
                 if name in _NAMES or name in found:
                     raise ArgumentError(f"callbacks: there is a column {name!r} already")
                 found[name] = value.item() if hasattr(value, "item") else value
-        if step == 0:
+        if step == 0 and found:
             self.done.rows.insert(0, {"step": 0})
-        self.done.rows[-1].update(found)
+        if found:
+            self.done.rows[-1].update(found)
         self.done.evaluated = step
 
     def save(self, checkpoints: Checkpoints | None) -> None:
