@@ -554,7 +554,7 @@ class Model:
             "qwen3", "gpt2" or "gptneox"), "name", "n_kv_heads" (default: as many as heads),
             "head_dim" (d_model / n_heads), "d_ffn" (8/3 d_model in whole 64s with a gated MLP, else
             4 d_model), "context_length" (512), "vocab_size" (the tokenizer's), "tied_embeddings"
-            (True), "rope_base" (10000) and "norm_eps" (1e-5).
+            (True; gptneox has none), "rope_base" (10000) and "norm_eps" (1e-5).
         tokenizer : Model, or path-like
             A model whose tokenizer it takes, a tokenizer.json, or the folder of one
             (:func:`km.train_tokenizer` makes one).

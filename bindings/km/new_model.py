@@ -60,10 +60,11 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ArgumentError(f"the configuration needs {missing[0]!r}")
-    fields = {"arch": "llama", "name": "new model", "tied_embeddings": True, **config}
+    fields = {"arch": "llama", "name": "new model", **config}
     if fields["arch"] not in _FAMILIES:
         known = ", ".join(_FAMILIES)
         raise ArgumentError(f"arch is {fields['arch']!r}; new models can be {known}")
+    fields.setdefault("tied_embeddings", fields["arch"] != "gptneox")
     _check(fields)
     heads = fields["n_heads"]
     if "head_dim" not in fields and fields["d_model"] % heads:
@@ -108,6 +109,9 @@ def _check_arch(fields: Mapping[str, Any]) -> None:
         for key, value in plain.items():
             if fields[key] != value:
                 raise ArgumentError(f"{key} is {fields[key]}; {fields['arch']} has {value:g}")
+
+    if fields["arch"] == "gptneox" and fields["tied_embeddings"]:
+        raise ArgumentError("tied_embeddings is True; llama.cpp has no tied gptneox")
 
 
 def _config_json(fields: Mapping[str, Any], source: Model | None) -> dict[str, Any]:

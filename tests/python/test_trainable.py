@@ -319,6 +319,7 @@ def test_new_models_of_given_sizes() -> None:
         ({"tied_embeddings": 1}, "tied_embeddings is 1"),
         ({"arch": "gemma2"}, "arch is 'gemma2'; new models can be llama"),
         ({"arch": "gpt2", "n_kv_heads": 2}, "n_kv_heads is 2; gpt2 has 4"),
+        ({"arch": "gptneox", "tied_embeddings": True}, "no tied gptneox"),
         ({"layers": 3}, "no field 'layers'"),
         ({"head_dim": 7}, "head width 7 is odd"),
         ({"vocab_size": 10}, "vocab_size is 10, the tokenizer has"),
