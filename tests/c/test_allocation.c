@@ -14,6 +14,7 @@
 #include "km/save.h"
 #include "km/score.h"
 #include "km/stats.h"
+#include "km/training.h"
 #include "km_test.h"
 
 #define N 6
@@ -168,6 +169,68 @@ static km_status and_remove(km_status status, const char *path, bool folder) {
     }
     (void)snprintf(command, sizeof command, folder ? "rm -r '%s'" : "rm '%s'", path);
     assert_int_equal(system(command), 0);
+    return KM_OK;
+}
+
+/* ---- models whose weights can change ---- */
+
+/* GPT-2's folder transposes and fuses: the most that is done to a parameter on its way back. */
+static km_status load_fused(km_model **out, const fixture *f, km_error *err) {
+    return km_model_load(out, f->ctx, KM_TEST_DATA "/golden_data/arch/gpt2", NULL, err);
+}
+
+static km_status change_and_freeze(km_model *copy, bool *differs, float *values, km_error *err) {
+    char hex[65];
+    int64_t index;
+    km_parameter p;
+    km_model *frozen = NULL;
+    float *one[64] = {NULL};
+    KM_TRY(km_model_parameter_find(&index, copy, "blk.1.attn_k.weight", err));
+    KM_TRY(km_model_parameter_at(&p, copy, index, err));
+    assert_true(index < 64 && p.n <= 4096);
+    p.values[3] += 1.0f;
+    km_model_changed(copy);
+    KM_TRY(km_model_differs(differs, copy, err));
+    assert_true(differs[index]);
+    KM_TRY(km_model_fingerprint(hex, copy, err));
+    one[index] = values;
+    KM_TRY(km_model_parameters_into(one, copy, err));
+    KM_TRY(km_model_frozen(&frozen, copy, err));
+    km_model_free(frozen);
+    frozen = NULL;
+    KM_TRY(km_model_with_parameters(&frozen, copy, (const float *const *)one, err));
+    km_model_free(frozen);
+    return km_model_restore(copy, NULL, err);
+}
+
+static km_status trainable(fixture *f, km_error *err) {
+    static float values[4096];
+    bool differs[64];
+    km_model *model = NULL, *copy = NULL;
+    km_status status = load_fused(&model, f, err);
+    assert_true(model == NULL || km_model_n_tensors(model) <= 64);
+    if (status == KM_OK) {
+        status = km_model_trainable(&copy, model, NULL, 0, err);
+    }
+    if (status == KM_OK) {
+        status = change_and_freeze(copy, differs, values, err);
+    }
+    km_model_free(copy);
+    km_model_free(model);
+    return status;
+}
+
+static km_status new_model(fixture *f, km_error *err) {
+    static const char config[] = "{\"model_type\":\"gpt2\",\"n_layer\":2,\"n_embd\":32,"
+                                 "\"n_head\":4,\"vocab_size\":319}";
+    km_model *made = NULL;
+    km_config read;
+    const km_new_model parts = {.config = config,
+                                .n_config = sizeof config - 1,
+                                .tokenizer = KM_TEST_DATA "/golden_data/arch/gpt2"};
+    KM_TRY(km_config_from_json(&read, config, sizeof config - 1, err));
+    KM_TRY(km_model_new(&made, f->ctx, &parts, err));
+    km_model_free(made);
     return KM_OK;
 }
 
@@ -528,6 +591,8 @@ static const struct {
               {"km_model_with_weights", edit},
               {"km_model_save", save},
               {"km_model_export_gguf", export_gguf},
+              {"km_model_trainable, changed, differs, restore, frozen", trainable},
+              {"km_model_new", new_model},
               {"km_neurons_run_into", neurons},
               {"km_circuit_run, evaluate", circuit},
               {"km_tokenizer_encode", encode},
