@@ -653,7 +653,9 @@ def _record(kb: KnowledgeBase, training: Training) -> None:
     """The learning curve, and the trained model as the child of the one it was made of."""
     assert training.trainer is not None
     training.run = kb.record(training)
-    child, parent = training.trainer.model.describe(), training.provenance["model"]
+    trained = training.trainer.model
+    child = trained.describe() | {"name": f"{trained.origin.name} (trained)"}  # as once frozen
+    parent = training.provenance["model"]
     if child["fingerprint"] != parent["fingerprint"]:
         kb.add_lineage(
             child, parent, "trained", run=training.run, step=training.n_steps,

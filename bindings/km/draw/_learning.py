@@ -293,7 +293,7 @@ def _legend(graph: Graph, runs: Sequence[_Run]) -> None:
 
 def _subtitle(runs: Sequence[_Run], most: int, left_out: int, dropped: Sequence[str]) -> str:
     models = list(dict.fromkeys(visible(run.model) for run in runs if run.model))
-    name = models[0] if len(models) == 1 else f"{len(models)} models"
+    name = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
     seeds = ", ".join(dict.fromkeys(str(run.seed) for run in runs if run.seed is not None))
     steps = [run.n_steps for run in runs]
     tokens = sum(run.n_tokens for run in runs)
