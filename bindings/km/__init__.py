@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from km.model import Model as Model
     from km.model_diff import Diff as Diff
     from km.model_diff import diff as diff
+    from km.model_diff import diff_nulls as diff_nulls
     from km.neurons import KnowledgeNeurons as KnowledgeNeurons
     from km.neurons import knowledge_neurons as knowledge_neurons
     from km.optimizers import SGD as SGD
@@ -169,6 +170,7 @@ _PLACES = {
     "compare": "comparison",
     "datasets": "",
     "diff": "model_diff",
+    "diff_nulls": "model_diff",
     "draw": "",
     "exposure": "texts",
     "knowledge_circuit": "circuits",

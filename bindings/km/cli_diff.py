@@ -19,7 +19,8 @@ TROUBLE = 2
 _ABOUT = """\
 What facts B learned, kept, weakened, lost or changed against A, beyond the noise floor.
 
-A and B are a .gguf file, a folder, a name that km knows, or run:12 for a recall recorded in --kb.
+A and B are a .gguf file, a folder, a checkpoint of km.train, a name that km knows, or run:12 for a
+recall recorded in --kb.
 Exit codes: 0 done, 1 a limit of --fail-on is exceeded, 2 wrong usage or trouble.
 """
 
@@ -85,6 +86,7 @@ def _measure(args: argparse.Namespace) -> Diff:
             probes=args.probes,
             seed=args.seed,
             threads=args.threads,
+            origin=args.origin,
             kb=kb,
         )
 
@@ -121,6 +123,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         nargs="+",
         default=[],
         help="models that differ from A by what means nothing, such as other seeds",
+    )
+    parser.add_argument(
+        "--origin", help="the model that checkpoints were trained from (default: the other side)"
     )
     parser.add_argument(
         "--no-requantise", action="store_true", help="do not measure A with coarser weights"

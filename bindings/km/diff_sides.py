@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from km.kb import KnowledgeBase
     from km.model import Model
 
-#: What may be compared: a model, something with ``.model()`` (a snapshot), a file, a folder, a name
-#: that km knows, a recall, or "run:12" of a knowledge base.
+#: What may be compared: a model, something with ``.model()`` (a snapshot), a file, a folder, a
+#: checkpoint, a name that km knows, a recall, or "run:12" of a knowledge base.
 Source: TypeAlias = "Model | Recall | str | os.PathLike[str] | Any"
 
 RUN = "run:"
@@ -53,6 +53,12 @@ class Side:
         assert self.recall is not None
         return dict(self.recall.provenance.get("model") or {})
 
+    def without_model(self) -> Side:
+        """The same, keeping no weights in memory."""
+        assert self.about is not None
+        self.model = None
+        return self
+
     @property
     def brief(self) -> dict[str, Any]:
         """What a diff keeps of it."""
@@ -61,14 +67,21 @@ class Side:
         return {**{name: self.about.get(name) for name in kept}, "run": run}
 
 
-def resolve(source: Source, name: str, kb: KnowledgeBase | None, threads: int | None) -> Side:
-    """A side from whatever was given.
+def resolve(
+    source: Source,
+    name: str,
+    kb: KnowledgeBase | None,
+    threads: int | None,
+    origin: Model | None = None,
+) -> Side:
+    """A side from whatever was given; `origin` is the model that checkpoints were made from.
 
     Raises
     ------
     ArgumentError
         It is nothing that can be compared; the message names the argument.
     """
+    from km.checkpoint_model import is_checkpoint, load_checkpoint
     from km.loading import load
     from km.model import Model
 
@@ -79,14 +92,42 @@ def resolve(source: Source, name: str, kb: KnowledgeBase | None, threads: int | 
     if isinstance(source, str) and source.startswith(RUN):
         return Side(None, _recorded(source, name, kb))
     if isinstance(source, str | Path) or hasattr(source, "__fspath__"):
+        if is_checkpoint(source):
+            return Side(load_checkpoint(source, origin))
         return Side(load(source, threads=threads))
     made = getattr(source, "model", None)
     if callable(made):
-        return resolve(made(), name, kb, threads)
+        return resolve(made(), name, kb, threads, origin)
     raise ArgumentError(
         f"{name} is a {type(source).__name__}; give a model, a snapshot, a path, a recall, or "
         f'"{RUN}12" with kb='
     )
+
+
+def resolve_both(
+    a: Source,
+    b: Source,
+    kb: KnowledgeBase | None,
+    threads: int | None,
+    origin: Source | None,
+) -> tuple[Side, Side, Model | None]:
+    """Both sides, and the model that checkpoints among the null models were made from.
+
+    Where one side is a checkpoint and no origin is given, the other side is taken for it.
+    """
+    base = None if origin is None else resolve(origin, "origin", kb, threads).model
+    if base is None and _holds_checkpoint(a):
+        after = resolve(b, "b", kb, threads)
+        return resolve(a, "a", kb, threads, after.model), after, after.model
+    before = resolve(a, "a", kb, threads, base)
+    base = base or before.model
+    return before, resolve(b, "b", kb, threads, base), base
+
+
+def _holds_checkpoint(source: Source) -> bool:
+    from km.checkpoint_model import is_checkpoint
+
+    return isinstance(source, str | Path) and is_checkpoint(source)
 
 
 def _recorded(source: str, name: str, kb: KnowledgeBase | None) -> Recall:

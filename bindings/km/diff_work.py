@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,15 @@ class Work:
         self,
         before: Side,
         after: Side,
-        nulls: list[Side],
+        nulls: Iterable[Side],
         facts: Any,
         asking: dict[str, Any],
         kb: KnowledgeBase | None,
         progress: Progress,
     ) -> None:
-        self.before, self.after, self.nulls = before, after, nulls
-        self.sides = [before, after, *nulls]
+        self.before, self.after = before, after
+        self.sides = [before, after]
+        self._given_nulls = nulls
         self.kb = kb
         self.progress = progress
         self.asking = asking
@@ -61,8 +63,8 @@ class Work:
     def _settle(self) -> None:
         """Recalls that are there already decide how the others are asked."""
         given = [side.recall for side in self.sides if side.recall is not None]
-        for recall in given[1:]:
-            check_settings(given[0], recall)
+        if len(given) > 1:
+            check_settings(*given)
         if given:
             found = given[0].parameters
             self.asking |= {name: found[name] for name in ("templates", "max_candidates", "bos")}
@@ -70,8 +72,6 @@ class Work:
 
     def _plan(self) -> list[RelationPlan]:
         if self.facts is None:
-            if any(side.recall is None for side in self.sides):
-                raise ArgumentError("facts is missing; only recalls carry their own facts")
             return []
         names = ("templates", "max_candidates", "seed")
         options = [self.asking[name] for name in names]
@@ -87,6 +87,9 @@ class Work:
             )
         for side in self.sides:
             self._measure(side)
+        same = self.before.about.get("fingerprint") == self.after.about.get("fingerprint")
+        if not same:
+            self._measure_nulls()
         rows = self._rows()
         layout = Layout(rows[0])
         before, after, *nulls = [Cells(own) for own in rows]
@@ -100,7 +103,6 @@ class Work:
         }
         provenance = self._provenance(settings, before)
         work = ChunkWork(self.kb, provenance)
-        same = self.before.about.get("fingerprint") == self.after.about.get("fingerprint")
         floors = [] if same else self._floors(layout, before, nulls, work, requantise, level)
         probed = self._probe(work, probes)
         seed = int(self.asking["seed"])
@@ -141,6 +143,8 @@ class Work:
         """A side's recall: measured, found in the knowledge base, or that of an equal model."""
         if side.recall is not None:
             return
+        if self.facts is None:
+            raise ArgumentError("facts is missing; only recalls carry their own facts")
         assert side.model is not None
         for other in self.sides:
             known = other.model is not None and other.recall is not None
@@ -157,6 +161,14 @@ class Work:
             progress=self.progress,
             **self.asking,
         )
+
+    def _measure_nulls(self) -> None:
+        """Null models one after another, so that no two are in memory together."""
+        for side in self._given_nulls:
+            if side.recall is not None:
+                check_settings(_recall(self.before), side.recall)
+            self._measure(side)
+            self.sides.append(side.without_model())
 
     def _rows(self) -> list[list[dict[str, Any]]]:
         """Rows of all sides in one order: those that all have."""
@@ -282,7 +294,7 @@ class Work:
         parameters = {
             "before": self.before.brief,
             "after": self.after.brief,
-            "nulls": [side.brief for side in self.nulls],
+            "nulls": [side.brief for side in self.sides[2:]],
             "max_candidates": self.asking["max_candidates"],
             "bos": self.asking["bos"],
             "templates": _listed(self.asking["templates"]),

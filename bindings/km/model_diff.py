@@ -26,13 +26,13 @@ km.diff_layers, ``FLOOR_COLUMNS`` of km.diff_facts. Definitions: docs/measures/d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import diff_facts, diff_shares
 from km.arguments import MOST_TOKENS, coverage, real_number, whole_number
 from km.diff_shares import ALL, UNRELATED, Limit
-from km.diff_sides import Source, resolve
+from km.diff_sides import Source, resolve, resolve_both
 from km.diff_summary import side_name, summarise
 from km.diff_work import DIFF_ID, TABLES, Work
 from km.display import escape
@@ -44,6 +44,7 @@ from km.table import Table
 if TYPE_CHECKING:
     from km.datasets import FactSet, Relation
     from km.kb import KnowledgeBase
+    from km.model import Model
     from km.picture import Picture
 
 
@@ -243,6 +244,7 @@ def diff(
     seed: int = 0,
     batch_tokens: int = 1024,
     threads: int | None = None,
+    origin: Source | None = None,
     kb: KnowledgeBase | None = None,
     progress: Progress = None,
 ) -> Diff:
@@ -255,8 +257,9 @@ def diff(
     Parameters
     ----------
     a, b : Model, snapshot, path, Recall, or "run:12"
-        Before and after. A path is a file, a folder or a name that :func:`km.load` takes; "run:12"
-        is a recall recorded in `kb`, for which no model is loaded.
+        Before and after. A path is a file, a folder or a name that :func:`km.load` takes, or a
+        checkpoint of :func:`km.train` (of a folder of them the newest); "run:12" is a recall
+        recorded in `kb`, for which no model is loaded.
     facts : FactSet, Relation, relations or str, optional
         A str is a shipped relation, kind or "all". May be left out when both sides are recalls.
     targets : str, relations, or an iterable of str, optional
@@ -264,7 +267,8 @@ def diff(
         *unrelated*, and corrected and reported by themselves.
     null_models : iterable of models, as `a`
         Models that differ from `a` by what means nothing, such as the same recipe on neutral text
-        with other seeds. Five or more bound well what one more would do.
+        with other seeds (:func:`km.diff_nulls`). Five or more bound well what one more would do.
+        They are taken one by one, so that an iterator never holds two.
     requantise : bool
         Also measure `a` with its weights stored more coarsely (Q8_0, or F16 where they are Q8_0).
         Needs about a byte a parameter of temporary disk, and as long as one of the models.
@@ -280,6 +284,8 @@ def diff(
         Of candidates, probes and bootstraps.
     threads : int, optional
         For models given by path.
+    origin : as `a`, optional
+        The model that checkpoints were trained from; None: the other side.
     kb : KnowledgeBase, optional
         Finds what it has measured, keeps what is measured, and records the diff.
     progress : bool or callable, optional
@@ -305,13 +311,14 @@ def diff(
     probes = whole_number("probes", probes, 0)
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    before, after, base = resolve_both(a, b, kb, threads, origin)
     work = Work(
-        before=resolve(a, "a", kb, threads),
-        after=resolve(b, "b", kb, threads),
-        nulls=[
-            resolve(source, f"null_models[{i}]", kb, threads)
+        before=before,
+        after=after,
+        nulls=(
+            resolve(source, f"null_models[{i}]", kb, threads, base)
             for i, source in enumerate(null_models)
-        ],
+        ),
         facts=facts,
         asking={
             "templates": templates,
@@ -328,3 +335,41 @@ def diff(
     if kb is not None and not kb.read_only:
         result.run = kb.record(result)
     return result
+
+
+def diff_nulls(
+    model: Model, examples: Any, seeds: Iterable[int] = range(5), **recipe: Any
+) -> Iterator[Model]:
+    """Null models for :func:`diff`: the model after a recipe on neutral text, one a seed.
+
+    Parameters
+    ----------
+    model : Model
+        Itself left as it is, also when it is trainable.
+    examples : as :func:`km.train` takes them
+        Text that has nothing to do with the facts. More than a run takes, so that seeds, which
+        decide the order, also decide what is seen.
+    seeds : iterable of int
+    **recipe
+        Arguments of :func:`km.train` as in the run that is to be judged: steps, batch_size,
+        optimizer, lora and so on.
+
+    Yields
+    ------
+    Model
+        Trained when it is asked for; with a knowledge base given to :func:`diff` its recall is
+        kept, and "run:N" serves later.
+
+    Examples
+    --------
+    >>> nulls = km.diff_nulls(model, texts, steps=20)                     # doctest: +SKIP
+    >>> km.diff(model, trained, "factual", null_models=nulls)             # doctest: +SKIP
+    """
+    from km.training import train
+
+    for name in ("seed", "checkpoint"):
+        if name in recipe:
+            raise ArgumentError(f"{name} is not part of the recipe; null models have their own")
+    start = model.frozen() if hasattr(model, "frozen") else model
+    for seed in seeds:
+        yield train(start, examples, seed=seed, **recipe).model

@@ -200,6 +200,41 @@ def test_null_models_set_the_floor(planted: km.Model) -> None:
     assert beside[0].floors["name"] == ["least", "paraphrases", "retraining"]
 
 
+NEUTRAL = [
+    " ".join(words)
+    for words in np.random.default_rng(0).choice(
+        ["rain", "stone", "light", "over", "under", "green", "wheel", "song"], (40, 6)
+    )
+]
+
+
+def test_twenty_null_retrainings_raise_at_most_one_alarm(planted: km.Model) -> None:
+    recipe: dict[str, Any] = {"steps": 4, "batch_size": 4, "optimizer": km.AdamW(lr=3e-3)}
+    ask: dict[str, Any] = {"baselines": False, "lens": False}
+    nulls = [
+        km.memorization(null, FACTS, **ask)
+        for null in km.diff_nulls(planted, NEUTRAL, range(5), **recipe)
+    ]
+    alarms, bare, exceeded = 0, 0, 0
+    for other in km.diff_nulls(planted, NEUTRAL, range(100, 120), **recipe):
+        options: dict[str, Any] = {"requantise": False, "probes": 0}
+        diff = km.diff(planted, other, FACTS, null_models=nulls, **options)
+        assert diff.relations["logp_change"][0] != 0.0
+        alarms += diff.alarm
+        exceeded += bool(diff.exceeds(["lost>0%", "learned>0%", "weakened>0%", "changed>0%"]))
+        bare += km.diff(planted, other, FACTS, **options).alarm
+    assert alarms <= 1 and exceeded <= 1
+    assert bare >= 10  # the training is strong enough to be an alarm without its kind beside it
+
+
+def test_null_models_are_those_of_the_recipe(planted: km.Model) -> None:
+    first, second = km.diff_nulls(planted, NEUTRAL, (0, 1), steps=2)
+    again = km.train(planted, NEUTRAL, steps=2, seed=1).model
+    assert first.fingerprint != second.fingerprint == again.fingerprint
+    with pytest.raises(km.ArgumentError, match="seed is not part of the recipe"):
+        next(km.diff_nulls(planted, NEUTRAL, seed=3))
+
+
 def simulated(rng: np.random.Generator, n_models: int) -> list[list[dict[str, Any]]]:
     """Rows of models that are equal but for noise of their own, in 20 relations."""
     shape = (20, 5, 8)
@@ -390,6 +425,25 @@ def test_trainable_models_and_snapshots(planted: km.Model, swapped: km.Model) ->
     diff = km.diff(before, model, FACTS, requantise=False, probes=1)
     assert len(verdicts(diff)["changed"]) == 6
     assert not km.diff(model, model.snapshot(), FACTS).alarm
+
+
+@pytest.mark.parametrize("lora", [None, km.LoRA(rank=2, alpha=4)])
+def test_checkpoints_are_sides(planted: km.Model, tmp_path: Path, lora: km.LoRA | None) -> None:
+    options: dict[str, Any] = {"requantise": False, "probes": 1}
+    training = km.train(
+        planted, NEUTRAL, steps=4, batch_size=2, optimizer=km.AdamW(lr=3e-3), lora=lora,
+        checkpoint=tmp_path / "run", save_every=2,
+    )  # fmt: skip
+    expected = km.diff(planted, training.model, FACTS, **options)
+    found = km.diff(planted, tmp_path / "run", FACTS, **options)
+    assert found.facts.to_jsonl() == expected.facts.to_jsonl()
+    places = [str(tmp_path / "run" / f"step-{step}") for step in (2, 4)]
+    later = km.diff(*places, FACTS, origin=planted, **options)
+    assert later.parameters["after"]["fingerprint"] == training.model.fingerprint
+    back = km.diff(tmp_path / "run", planted, FACTS, **options)
+    assert back.facts["change"] == [-change for change in expected.facts["change"]]
+    with pytest.raises(km.ArgumentError, match="give that one as origin"):
+        km.diff(*places, FACTS)
 
 
 def test_recorded_runs_need_no_models(
