@@ -383,7 +383,11 @@ def test_completion_script_is_valid(
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("km ''", {"demo", "measure", "draw", "report", "kb", "verify", "models", "completion"}),
+        (
+            "km ''",
+            {"demo", "measure", "diff", "train", "draw", "report", "kb", "verify", "models"}
+            | {"completion"},
+        ),
         ("km measure ''", {"memorization"}),
         ("km kb ''", {"info", "search", "query", "ask", "upgrade"}),
         ("km --version kb a", {"ask"}),

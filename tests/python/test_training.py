@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import km
+from km.cli import main
 from km.tensor_file import read_tensors
 
 DATA = Path(__file__).resolve().parent.parent / "golden_data"
@@ -778,3 +780,75 @@ def test_learning_curves_are_recorded(tiny: km.Model, tmp_path: Path) -> None:
         with pytest.raises(km.ArgumentError):
             km.train(tiny, TEXTS, **SETTINGS, kb=kb, callbacks=lambda state: {"loss": 1.0})
         assert kb.runs()["status"] == ["failed", "cancelled", "done"]
+
+
+# ---- the command ----
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "a.txt").write_text("One text\nof two lines.\n\n\nAnother text.\n")
+    rows = [{"text": TEXTS[0]}, {"prompt": "Paris is", "completion": " a city", "weight": 2}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return {name: str(tmp_path / name) for name in ("a.txt", "a.jsonl", "out", "run", "lora", "kb")}
+
+
+def test_command(tiny: km.Model, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", tiny.path, "--steps", "3", "--lr", "1e-3", "--out", files["out"]]
+    assert main([*command, "--text", files["a.txt"], "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = km.train(
+        tiny, ["One text\nof two lines.", "Another text."], steps=3, optimizer=km.AdamW(lr=1e-3)
+    )
+    assert [row["loss"] for row in rows] == expected.table["loss"]
+    ids = np.array([5, 9, 12], np.int32)
+    got = np.asarray(km.load(files["out"])._model.next_logprobs(ids))
+    np.testing.assert_array_equal(got, np.asarray(expected.model._model.next_logprobs(ids)))
+    assert main([*command, "--text", files["a.txt"]]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_command_with_adapters(
+    tiny: km.Model, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "train", tiny.path, "--jsonl", files["a.jsonl"], "--epochs", "2", "--lora", "2", "--lr",
+        "0.01", "--targets", "attn_q,ffn_down", "--checkpoint", files["run"], "--quota", "1G",
+        "--kb", files["kb"],
+    ]  # fmt: skip
+    assert main([*command, "--out", files["out"], "--adapters", files["lora"]]) == 0
+    examples = [
+        km.Example(TEXTS[0]),
+        km.Example("Paris is a city", targets=len("Paris is"), weight=2.0),
+    ]
+    expected = km.train(
+        tiny, examples, epochs=2, optimizer=km.AdamW(lr=0.01),
+        lora=km.LoRA(2, 4.0, ["attn_q", "ffn_down"]),
+    )  # fmt: skip
+    merged = km.merge_adapters(tiny, files["lora"])
+    ids = np.array([5, 9, 12], np.int32)
+    want = np.asarray(expected.model._model.next_logprobs(ids))
+    np.testing.assert_array_equal(np.asarray(km.load(files["out"])._model.next_logprobs(ids)), want)
+    np.testing.assert_allclose(np.asarray(merged._model.next_logprobs(ids)), want, atol=1e-5)
+    assert steps_in(Path(files["run"])) == ["step-1", "step-2"]
+    assert "2 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "line 1: is no JSON"),
+        ("[]", "no JSON object"),
+        ('{"txt": "a"}', "unknown key 'txt'"),
+        ('{"prompt": "a"}', '"completion" are needed'),
+        ('{"text": "a b", "weight": "x"}', "not a number"),
+    ],
+)
+def test_bad_lines(
+    tiny: km.Model, files: dict[str, str], line: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(files["a.jsonl"]).write_text(line)
+    command = ["train", tiny.path, "--jsonl", files["a.jsonl"], "--steps", "1"]
+    assert main([*command, "--out", files["out"]]) == 1
+    assert part in capsys.readouterr().err
+    assert not Path(files["out"]).exists()
