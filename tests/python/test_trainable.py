@@ -159,6 +159,23 @@ def test_a_random_control_can_be_trained_and_saved(small: km.Model, tmp_path: Pa
     np.testing.assert_array_equal(logprobs(saved), logprobs(trainable))
 
 
+def test_a_repeated_tied_embedding_follows(tmp_path: Path) -> None:
+    """Some folders hold a tied embedding a second time, as lm_head."""
+    folder = tmp_path / "twice"
+    km.load(DATA / "qwen3").save(folder, dtype="F32")
+    tensors, facts = read_tensors(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    write_tensors(folder / "model.safetensors", tensors, facts, overwrite=True)
+    model = km.load(folder)
+    assert model.config["tied_embeddings"]
+    trainable = model.trainable("token_embd.weight")
+    disturb(trainable, ["token_embd.weight"])
+    saved = km.load(trainable.save(tmp_path / "saved"))
+    np.testing.assert_array_equal(logprobs(saved), logprobs(trainable))
+    values = trainable.parameter("token_embd.weight")
+    np.testing.assert_array_equal(saved.weight("lm_head.weight"), values)
+
+
 # ---- snapshots ----
 
 
@@ -341,6 +358,61 @@ def test_new_models_need_their_fields_and_a_tokenizer(tmp_path: Path) -> None:
     big = SIZES | {"n_layers": 1000, "d_model": 100_000, "n_heads": 1000}
     with pytest.raises(MemoryError, match="MiB"):
         km.Model.new(big, km.load(DATA / "qwen2"))
+
+
+# ---- other programs read what was trained ----
+
+
+def trained(source: str, *, gguf: bool) -> km.TrainableModel:
+    """A golden model, or a new one with a golden tokenizer, with every parameter changed."""
+    kind, name = source.split("-")
+    if kind == "new":
+        origin = km.Model.new(SIZES | {"arch": name}, DATA / "qwen2" / "tokenizer.json", 2)
+    else:
+        origin = km.load(DATA / f"{name}{'.gguf' if gguf else ''}")
+    trainable = origin.trainable()
+    disturb(trainable)
+    return trainable
+
+
+NEW = [f"new-{arch}" for arch in ("llama", "qwen2", "qwen3", "gpt2", "gptneox")]
+GOLDEN = [f"golden-{name}" for name in ARCH]
+
+
+@pytest.mark.parametrize("source", [*GOLDEN, *NEW])
+def test_transformers_agrees_with_trained_models(source: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs torch and transformers")
+    transformers = pytest.importorskip("transformers")
+    trainable = trained(source, gguf=False)
+    trainable.save(tmp_path / "model")
+    other = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = trainable.encode(TEXT)[:20]
+    with torch.no_grad():
+        logits = other(torch.tensor([ids])).logits[0].double()
+    want = torch.log_softmax(logits, -1)[-1].numpy()
+    assert np.abs(trainable.next_logprobs(ids) - want).max() < 1e-4
+
+
+# llama.cpp has no window for these; its GELU reads a table in half precision.
+NO_WINDOW = ["golden-mistral", "golden-qwen2_window"]
+TABLE_GELU = ["golden-gpt2", "golden-gemma2", "golden-gemma3", "golden-pythia"]
+TABLE_GELU += ["golden-neox_sequential", "new-gpt2", "new-gptneox"]
+
+
+@pytest.mark.parametrize("source", [*GOLDEN, *NEW])
+def test_llama_cpp_agrees_with_trained_models(source: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    trainable = trained(source, gguf=True)
+    path = trainable.save(tmp_path / "model.gguf")
+    ids = trainable.encode(TEXT)[: 4 if source in NO_WINDOW else 20]
+    other = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, type_k=0, type_v=0)
+    other.eval(ids)
+    logits = np.array(other.scores[len(ids) - 1], np.float64)
+    want = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+    bound = 5e-2 if source in TABLE_GELU else 1e-3
+    assert np.abs(trainable.next_logprobs(ids) - want).max() < bound
 
 
 # ---- tokenizers ----
