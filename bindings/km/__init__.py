@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from km import schedules as schedules
     from km import scores as scores
     from km import stats as stats
+    from km import studies as studies
     from km._km import Context as Context
     from km.affine_lens import AffineLens as AffineLens
     from km.affine_lens import AffineLensEvaluation as AffineLensEvaluation
@@ -192,6 +193,7 @@ _PLACES = {
     "steering": "steer",
     "train": "training",
     "stepping_stones": "stepping",
+    "studies": "",
     "train_tokenizer": "tokenizer_training",
     "validate": "datasets",
     "verbatim": "texts",

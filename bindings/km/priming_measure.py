@@ -57,6 +57,7 @@ LEARNING_RATE = 1e-4
 ARM_COLUMNS = [
     Column("arm", "text", "", "What was done between before and after."),
     Column("log_s_mem", "double", "nats", "log P_after / P_before of the keyword in its text."),
+    Column("logp_keyword_after", "double", "nats", "Of the keyword in its text, after."),
     Column("log_s_prime", "double", "nats", "Log of the mean ratio over probes."),
     Column(
         "log_s_prime_stable", "double", "nats", "Without unstable ratios; null if none is left."
@@ -193,6 +194,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     neutral = [row for row in rows if row["kind"] == "neutral"]
     figures = {
         "log_s_mem": found.log_s_mem,
+        "logp_keyword_after": rows[0]["logp_after"],
         "log_s_prime": found.log_s_prime,
         "log_s_prime_stable": found.log_s_prime_stable,
         "mean_log_ratio": found.mean_log_ratio,

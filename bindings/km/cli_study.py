@@ -1,0 +1,83 @@
+"""The command ``km study``: many measurements of one kind, analysed together."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_PRIMING = """\
+Learn texts one at a time from the same weights and say what priming this model shows.
+
+132 texts with both controls; --full: 396 texts, ignore-topk and stepping stones too. What is
+finished is kept: the same command goes on after a stop, and measures nothing twice.
+"""
+
+
+def run_priming(args: argparse.Namespace) -> int:
+    """Run, or go on with, the study and print its findings."""
+    from km.datasets import priming_texts
+    from km.kb import KnowledgeBase
+    from km.loading import load
+    from km.optimizers import AdamW
+    from km.studies import priming
+
+    texts = None
+    if args.keywords is not None:
+        texts = priming_texts(None if args.full else 1, keywords=args.keywords)
+    model = load(args.model, threads=args.threads)
+    with KnowledgeBase(args.kb) as kb:
+        study = priming(
+            model,
+            texts=texts,
+            full=args.full,
+            presentations=args.presentations,
+            optimizer=None if args.lr is None else AdamW(lr=args.lr),
+            seed=args.seed,
+            kb=kb,
+        )
+    if args.json:
+        study.comparisons.to_jsonl(sys.stdout)
+        return 0
+    print(study)
+    n = len(study.chunks)
+    print(f"recorded as run {study.run} in {args.kb}: {n} arms, {study.n_measured} measured now")
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``study`` to the command line."""
+    study = commands.add_parser("study", help="run a whole study and say what it found")
+    studies = study.add_subparsers(dest="study", required=True, metavar="STUDY")
+    parser = studies.add_parser(
+        "priming",
+        help="what learning one text does to unrelated contexts",
+        description=_PRIMING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        default="smollm2",
+        help="smollm2, gemma3, a .gguf file or a Hugging Face folder (default: smollm2)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
+    )
+    parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
+    parser.add_argument(
+        "--full", action="store_true", help="all texts and both mitigations (about five times)"
+    )
+    parser.add_argument(
+        "--keywords", type=_names, help="only these, parted by commas (default: all twelve)"
+    )
+    parser.add_argument(
+        "--presentations", type=int, default=3, help="steps that learn each text (3)"
+    )
+    parser.add_argument("--lr", type=float, help="learning rate of AdamW (1e-4)")
+    parser.add_argument("--seed", type=int, default=0, help="of draws and simulations (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a comparison")
+    parser.set_defaults(handler=run_priming)
