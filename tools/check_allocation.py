@@ -21,6 +21,7 @@ ALLOCATES_NOTHING = {
     "km_rows_argmax",
     "km_rows_logprobs_into",
     "km_rows_top",
+    "km_trainer_estimate",
 }
 DECLARATION = re.compile(r"km_status\s+(km_\w+)\(([^;{]*)\);", re.DOTALL)
 
