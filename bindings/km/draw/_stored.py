@@ -130,16 +130,6 @@ def chosen_run(kb: KnowledgeBase, measure: str, run: int | None) -> int:
     return int(found)
 
 
-def run_rows(kb: KnowledgeBase, run: int) -> list[dict[str, Any]]:
-    """The rows of all tables of a run, in the order they were stored."""
-    sql = (
-        "SELECT k.key FROM run_chunks AS c JOIN chunks AS k ON k.id = c.chunk"
-        " WHERE c.run = ? ORDER BY k.id"
-    )
-    tables = [stored_table(kb, run, key) for key in kb.query(sql, [run])["key"]]
-    return [row for table in tables for row in table.rows()]
-
-
 def fact_states(kb: KnowledgeBase, run: int) -> dict[Fact, FactState]:
     """The state of each ranked fact of a recall run."""
     provenance, _ = stored_provenance(kb, run, RECALL_ID)
