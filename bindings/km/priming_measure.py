@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 CONTROLS = ("keyword", "text")
 
-# docs/decisions/0019-how-texts-are-learned-for-priming.md
+# docs/decisions/0021-recipe-of-priming.md
 LEARNING_RATE = 1e-4
 
 ARM_COLUMNS = [
