@@ -16,8 +16,8 @@ from km.datasets.priming_set import (
     keyword_place,
     priming_texts,
     priming_theme,
-    probes,
 )
+from km.datasets.priming_set import probes as shipped_probes
 
 LEAST_PREFIX_WORDS = 8
 LEAST_WORDS, MOST_WORDS = 15, 70
@@ -192,7 +192,7 @@ def _shipped_alternatives(texts: Iterable[PrimingText]) -> dict[str, tuple[str, 
 
 def validate_priming(
     texts: Iterable[PrimingText] | None = None,
-    asked: Iterable[Probe] | None = None,
+    probes: Iterable[Probe] | None = None,
     model: _Encoder | None = None,
     *,
     alternatives: Mapping[str, Sequence[str]] | None = None,
@@ -203,7 +203,7 @@ def validate_priming(
     ----------
     texts : PrimingSet or PrimingTexts, optional
         The shipped ones by default.
-    asked : Probes, optional
+    probes : Probes, optional
         By default the shipped ones when `texts` are the shipped ones too, else none.
     model : km.Model, optional
         With a model, tokens are looked at too.
@@ -231,9 +231,9 @@ def validate_priming(
     if texts is None:
         texts = list(priming_texts())
         themes = dict.fromkeys(text.theme for text in texts)
-        asked = [p for theme in themes for p in probes(theme)] if asked is None else asked
+        probes = [p for t in themes for p in shipped_probes(t)] if probes is None else probes
         alternatives = _shipped_alternatives(texts) if alternatives is None else alternatives
-    given, contexts = list(texts), None if asked is None else list(asked)
+    given, contexts = list(texts), None if probes is None else list(probes)
     problems: list[PrimingProblem] = []
     for text in given:
         problems += _keyword(text)
