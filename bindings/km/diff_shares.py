@@ -229,7 +229,8 @@ def _net(
     low = net - math.hypot(net - found.low, reach)
     high = net + math.hypot(found.high - net, reach)
     return _Estimate(
-        name, float(floor.mean()), net, max(low, -2.0), min(high, 2.0), found.method,
+        name, float(floor.mean()), net, max(low, min(net, -1.0)),
+        min(high, max(net, 1.0)), found.method,
         found.n_clusters,
     )  # fmt: skip
 

@@ -414,6 +414,11 @@ def test_what_cannot_be_compared_is_said(planted: km.Model) -> None:
     assert sum("tokenise differently" in note for note in diff.notes) == 2
 
 
+def test_the_picture_has_the_flows(planted: km.Model, swapped: km.Model) -> None:
+    svg = km.diff(planted, swapped, FACTS, requantise=False, probes=0).draw().svg
+    assert "24 facts" in svg and "changed" in svg
+
+
 # ---- sides ----
 
 
