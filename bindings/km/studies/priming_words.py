@@ -6,12 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from km import stats
 from km.studies.priming_compare import KEPT, find
 
 if TYPE_CHECKING:
     from km.studies.priming_result import PrimingStudy
 
 ALPHA = 0.05
+
+# Below so many texts a correlation is not worth a line.
+MIN_TEXTS = 4
+PREDICTOR = ("logp_keyword_before", "mean_log_ratio")
 
 
 def describe_findings(study: PrimingStudy) -> list[str]:
@@ -23,6 +28,7 @@ def describe_findings(study: PrimingStudy) -> list[str]:
         *_memorisation(rows),
         *study.analysis.findings,
         *_in_context(rows),
+        *_correlations(study),
         *_themes(rows),
         *_neutral(rows),
         *(line for arm in study.mitigations for line in _mitigation(rows, arm)),
@@ -98,6 +104,35 @@ def _in_context(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             -1: "the prompt primes more than learning does",
         }
         yield f"{words[direction(gap)].capitalize()}: {spoken(gap)}."
+
+
+def _correlations(study: PrimingStudy) -> Iterator[str]:
+    """What the paper also correlates; rows of a keyword are not independent, so without a test."""
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for row in study.texts.rows():
+        by_arm.setdefault(row["arm"], []).append(row)
+    parts = [
+        f"{words} {rho:+.2f}"
+        for words, arm, x, y in (
+            ("log keyword probability and priming, learned", "learned", *PREDICTOR),
+            ("the same with the text in the prompt", "in_context", *PREDICTOR),
+            ("memorisation and priming, learned", "learned", "log_s_mem", "mean_log_ratio"),
+        )
+        for rho in [_spearman(by_arm.get(arm, ()), x, y)]
+        if rho is not None
+    ]
+    if parts:
+        yield "Description, Spearman's correlation over texts: " + "; ".join(parts) + "."
+
+
+def _spearman(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> float | None:
+    """None where there are too few texts or a variable is constant."""
+    pairs = [(row[x], row[y]) for row in rows if row[x] is not None and row[y] is not None]
+    if len(pairs) < MIN_TEXTS:
+        return None
+    first, second = zip(*pairs, strict=True)
+    rho = stats.spearman(first, second).statistic
+    return rho if math.isfinite(rho) else None
 
 
 def _themes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
