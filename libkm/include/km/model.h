@@ -84,7 +84,8 @@ KM_API const km_config *km_model_config(const km_model *model);
 KM_API const km_tokenizer *km_model_tokenizer(const km_model *model);
 /* The context the model was loaded in. */
 KM_API km_ctx *km_model_ctx(const km_model *model);
-/* The path as given to km_model_load; of the copied model for km_model_random_like. */
+/* The path as given to km_model_load; of a model made from another, that one's; of km_model_new,
+ * where its tokenizer came from. */
 KM_API const char *km_model_path(const km_model *model);
 /* Number of weights; shared ones (tied embeddings) count once. */
 KM_API int64_t km_model_parameters(const km_model *model);
