@@ -130,8 +130,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--no-requantise",
         action="store_true",
-        help="do not measure A with coarser weights, which takes as long as measuring A and about a "
-        "byte a parameter of temporary disk",
+        help="do not measure A with coarser weights, which takes as long as measuring A and about "
+        "a byte a parameter of temporary disk",
     )
     parser.add_argument(
         "--templates", type=numbers, help="templates of each relation, such as 0,1 (default: all)"
