@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from km.patching import Patch as Patch
     from km.patching import patch as patch
     from km.picture import Picture as Picture
+    from km.priming_forecast import Forecast as Forecast
+    from km.priming_forecast import forecast as forecast
     from km.priming_measure import Priming as Priming
     from km.priming_measure import priming as priming
     from km.prompts import Span as Span
@@ -125,6 +127,7 @@ _PLACES = {
     "Error": "errors",
     "Example": "examples",
     "ExposureResult": "texts",
+    "Forecast": "priming_forecast",
     "FormatError": "errors",
     "Generation": "generate",
     "Gradients": "gradients",
@@ -174,6 +177,7 @@ _PLACES = {
     "diff_nulls": "model_diff",
     "draw": "",
     "exposure": "texts",
+    "forecast": "priming_forecast",
     "knowledge_circuit": "circuits",
     "knowledge_neurons": "neurons",
     "load": "loading",

@@ -217,7 +217,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also the source of the shell completions."""
-    from km import cli_diff, cli_kb, cli_study, cli_train, completion
+    from km import cli_diff, cli_forecast, cli_kb, cli_study, cli_train, completion
 
     parser = argparse.ArgumentParser(
         prog="km", description="Measure how language models hold and use knowledge."
@@ -230,6 +230,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.set_defaults(handler=_demo)
     _add_measure(commands)
     cli_diff.add_command(commands)
+    cli_forecast.add_command(commands)
     cli_study.add_command(commands)
     cli_train.add_command(commands)
     _add_draw(commands)
