@@ -93,7 +93,7 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
 km_status km_linear_backward(km_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy,
                              const km_matrix *w, int64_t m, bool add, km_error *err) {
     const bool floats = w->dtype == KM_F32;
-    const int64_t columns = floats ? km__unit_columns(w->cols) : CHUNK_COLUMNS;
+    const int64_t columns = floats ? km__unit_columns(m, w->cols) : CHUNK_COLUMNS;
     backward_work work = {ctx, dx, dy, w, lddx, lddy, m, km__unit_rows(m), columns, add};
     const int64_t units = divide_up(m, work.unit_rows) * divide_up(w->cols, columns);
     return km_parallel_for(ctx, units, 1, run_range, &work, err);

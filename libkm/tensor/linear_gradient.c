@@ -43,7 +43,8 @@ km_status km_linear_gradient(km_ctx *ctx, float *dw, const float *dy, int64_t ld
                              int64_t ldx, int64_t rows, int64_t cols, int64_t m, float scale,
                              km_error *err) {
     gradient_work work = {
-        dw, dy, x, lddy, ldx, rows, cols, m, km__unit_rows(rows), km__unit_columns(cols), scale};
+        dw,   dy, x, lddy, ldx, rows, cols, m, km__unit_rows(rows), km__unit_columns(rows, cols),
+        scale};
     const int64_t units = divide_up(rows, work.unit_rows) * divide_up(cols, work.unit_columns);
     return km_parallel_for(ctx, units, 1, run_range, &work, err);
 }

@@ -35,8 +35,10 @@ static inline int64_t km__unit_rows(int64_t rows) {
     return rows < 64 ? 64 : km__cut_length(rows, (blocks + 1) / 2 * 2);
 }
 
-static inline int64_t km__unit_columns(int64_t columns) {
-    return km__cut_length(columns, (columns + KM_UNIT_COLUMNS - 1) / KM_UNIT_COLUMNS);
+/* Columns of a unit of a result with so many rows: narrower ones where one unit has all rows. */
+static inline int64_t km__unit_columns(int64_t rows, int64_t columns) {
+    const int64_t most = rows <= 64 ? KM_UNIT_COLUMNS / 4 : KM_UNIT_COLUMNS;
+    return km__cut_length(columns, (columns + most - 1) / most);
 }
 
 typedef struct km_linear_kernels {

@@ -268,6 +268,45 @@ static void test_shared_prefix(void **state) {
     }
 }
 
+/* Two sequences longer than a run of queries, one after the other or token by token in turn: then
+ * every token is a run of its own. */
+static void test_runs(void **state) {
+    enum { LONG = 150 };
+    static int32_t ids[2][2 * LONG];
+    static int64_t parents[2][2 * LONG];
+    static km_training_target targets[2][2 * LONG];
+    for (int i = 0; i < 2 * LONG; i++) {
+        const int in_turn = i % LONG * 2 + i / LONG;
+        ids[0][i] = ids[1][in_turn] = (i * i + 3 * i) % 17;
+        parents[0][i] = i % LONG == 0 ? -1 : i - 1;
+        parents[1][in_turn] = i % LONG == 0 ? -1 : in_turn - 2;
+        targets[0][i] = (km_training_target){i, (i * 5 + 2) % 17, 0.01f};
+        targets[1][in_turn] = (km_training_target){in_turn, (i * 5 + 2) % 17, 0.01f};
+    }
+    for (int c = 0; c < N_CONFIGS; c++) {
+        random_model m;
+        gradients g[2];
+        km_error err = KM_ERROR_INIT;
+        km_config config = CONFIGS[c]();
+        config.context_length = LONG;
+        config.sliding_window = config.sliding_window > 0 ? 70 : 0;
+        random_model_init(&m, *state, config);
+        for (int order = 0; order < 2; order++) {
+            gradients_init(&g[order], &m.model);
+            km_training_pass pass = pass_of(&g[order]);
+            pass.tree = (km_tree){ids[order], parents[order], 2 * LONG};
+            pass.targets = targets[order];
+            pass.n_targets = 2 * LONG;
+            pass.losses = NULL;
+            km_test_ok(km_model_train_pass(&m.model, &pass, &err), &err);
+        }
+        expect_close(&g[0], g[1].block, 2e-5);
+        gradients_clear(&g[0]);
+        gradients_clear(&g[1]);
+        random_model_clear(&m);
+    }
+}
+
 /* Only what is asked for is touched, and it does not depend on what else is. */
 static void test_some_parameters(void **state) {
     for (int c = 0; c < N_CONFIGS; c++) {
@@ -574,6 +613,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_central_differences, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_adds_up, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_shared_prefix, km_test_setup, km_test_teardown),
+        cmocka_unit_test_setup_teardown(test_runs, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_some_parameters, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_low_rank, km_test_setup, km_test_teardown),
         cmocka_unit_test_setup_teardown(test_refuses_targets, km_test_setup, km_test_teardown),
