@@ -7,7 +7,8 @@ weights.safetensors
 optimizer.safetensors
     The optimiser's averages.
 state.json
-    Step, recipe, seed and place in the data, learning curve, fingerprint of the weights.
+    Step, recipe, learning curve, fingerprint of the weights. The order of the data is a function of
+    the recipe's seed and the step, so no state of a random generator is needed.
 
 ``step-N`` appears under its name when all of it is on the disk. A second run into the same folder
 waits for nobody: it is refused.

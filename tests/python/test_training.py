@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +315,6 @@ def test_models_that_are_refused(tiny: km.Model) -> None:
 
 def test_one_thread_at_a_time(tiny: km.Model) -> None:
     """A second thread is told that the trainer is busy; never do two step at once."""
-    import threading
-
     trainable = tiny.trainable()
     trainer = km.Trainer(trainable, km.SGD(lr=1e-3))
     outcomes: list[Any] = []
@@ -592,6 +593,26 @@ def test_progress_and_ctrl_c(tiny: km.Model, tmp_path: Path) -> None:
     assert not rest.interrupted and len(rest.seconds) == 7
     assert rest.table["loss"] == whole.table["loss"]
     assert rest.model.fingerprint == whole.model.fingerprint
+
+
+@pytest.mark.parametrize("after", [0.02, 0.05, 0.11, 0.17])
+def test_a_signal_at_any_moment(tiny: km.Model, after: float) -> None:
+    """The model is that of a whole step, wherever the signal falls."""
+    settings: dict[str, Any] = {"optimizer": km.AdamW(lr=1e-3), "batch_size": 3}
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+
+    def begin(state: km.TrainingState) -> None:
+        timer.start()
+
+    part = km.train(tiny, TEXTS, steps=100_000, **settings, callbacks=begin)
+    timer.join()
+    assert part.interrupted
+    assert part.table["step"] == list(range(1, part.n_steps + 1))
+    assert part.trainer is not None and part.trainer.n_steps == part.n_steps
+    if part.n_steps:
+        whole = km.train(tiny, TEXTS, steps=part.n_steps, **settings)
+        assert part.model.fingerprint == whole.model.fingerprint
+        assert part.table["loss"] == whole.table["loss"]
 
 
 # ---- checkpoints ----
