@@ -105,6 +105,7 @@ bench: bench-products $(VENV)/.package $(VENV)/.model ## speed beside transforme
 	@$(BIN)/python bench/scoring.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/trace.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/lens.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/train.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/priming.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/footprint.py --peers $(BENCH_VENV)/bin/python
 
