@@ -73,7 +73,6 @@ void km_model_free(km_model *model) {
         return;
     }
     km__weights_clear(model);
-    km_free(model->ctx, model->parameters);
     km_free(model->ctx, model->spare.block);
     if (model->origin == NULL) {
         km_tokenizer_free(model->tokenizer);

@@ -168,5 +168,8 @@ void km__weights_clear(km_model *model) {
     km_free(model->ctx, model->weights.storage);
     km_free(model->ctx, model->weights.layers);
     km_free(model->ctx, model->weights.maps);
+    km_free(model->ctx, model->parameters);
     memset(&model->weights, 0, sizeof(model->weights));
+    model->parameters = NULL;
+    model->n_tensors = 0;
 }
