@@ -140,7 +140,9 @@ typedef struct km_training_pass {
 } km_training_pass;
 
 /* One forward and one backward pass of the sum of the targets' terms. Same bits for any thread
- * count. Errors as km_model_gradients; KM_EINVAL for targets or gradients out of order. */
+ * count. A trainable model keeps the pass's buffers for the next one until it is freed. Errors as
+ * km_model_gradients; KM_EINVAL for targets or gradients out of order; KM_EUNSUPPORTED for a
+ * low-rank gradient of an embedding or a vector; KM_ENOMEM, with both figures. */
 KM_API KM_NODISCARD km_status km_model_train_pass(const km_model *model,
                                                   const km_training_pass *pass, km_error *err);
 /* Bytes that such a pass allocates for n_tokens tokens in sequences of at most `longest`; an upper
