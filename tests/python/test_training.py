@@ -423,6 +423,16 @@ def test_adapters_in_files(tmp_path: Path, source: str) -> None:
     np.testing.assert_allclose(got, expected, atol=5e-5)
 
 
+@pytest.mark.parametrize("source", ["llama3", "llama3.gguf"])
+def test_adapters_that_peft_wrote(source: str) -> None:
+    """tests/oracle/make_adapters.py; the GGUF file has other rows of q and k."""
+    folder = DATA / "adapters_llama3"
+    merged = km.merge_adapters(km.load(DATA / "arch" / source), folder)
+    got = np.asarray(merged._model.next_logprobs(np.arange(4, 20, dtype=np.int32)))
+    expected = np.fromfile(folder / "logprobs.bin", dtype="<f4")
+    np.testing.assert_allclose(got, expected, atol=2e-3 if source.endswith("gguf") else 1e-4)
+
+
 def test_adapters_that_files_cannot_hold(tmp_path: Path) -> None:
     model = km.load(DATA / "arch" / "gpt2")
     trainer = km.Trainer(model.trainable(), lora=km.LoRA(2))
