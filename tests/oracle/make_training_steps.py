@@ -4,7 +4,7 @@ For tests/python/test_training.py.
 
 usage: make_training_steps.py MODELS_DIR OUT_FILE
 MODELS_DIR holds the Hugging Face folders tiny_llama and tiny_gemma3 (tests/golden_data). OUT_FILE
-(tests/golden_data/training_steps.safetensors) gets the batches, and for each case of CASES the loss of
+(tests/golden_data/training_steps.safetensors) gets the batches, and for each case of CASES the loss
 each step ("<case>/losses"), the norm of the gradients ("<case>/norms") and what was trained, under
 its Hugging Face name, as it is after the last step. Needs torch and transformers; the test-suite
 needs neither.
