@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from km.cli_arguments import add_threads, names, numbers
+
 if TYPE_CHECKING:
     from km.datasets import FactSet
     from km.model import Model
@@ -27,22 +29,14 @@ def choose_facts(text: str) -> FactSet:
 
     if os.path.exists(text):
         return datasets.read_facts(text)
-    names = [name.strip() for name in text.split(",")]
-    return datasets.facts(names[0] if len(names) == 1 else names)
+    wanted = names(text)
+    return datasets.facts(wanted[0] if len(wanted) == 1 else wanted)
 
 
 def _load(args: argparse.Namespace) -> Model:
     from km.loading import load
 
     return load(args.model, threads=args.threads)
-
-
-def numbers(text: str) -> list[int]:
-    """Whole numbers parted by commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,2,5") from None
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -146,9 +140,7 @@ def _model_options(parser: argparse.ArgumentParser, default: str | None = "smoll
         help="smollm2, gemma3, a .gguf file or a Hugging Face folder"
         + (f" (default: {default})" if default else " (default: the file the run names)"),
     )
-    parser.add_argument(
-        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
-    )
+    add_threads(parser)
 
 
 def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

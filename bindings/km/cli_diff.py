@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from km.cli_arguments import add_threads, names, numbers, open_knowledge_base
 
 if TYPE_CHECKING:
     from km.model_diff import Diff
@@ -43,10 +44,6 @@ def _limit(text: str) -> str:
     return text
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and say whether a limit is exceeded."""
     diff = _measure(args)
@@ -66,14 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Diff:
     from km.cli import choose_facts
-    from km.kb import KnowledgeBase
     from km.model_diff import diff
 
     facts = None
     if args.facts is not None:
         facts = choose_facts(args.facts).select(per_relation=args.per_relation)
-    with ExitStack() as stack:
-        kb = None if args.kb is None else stack.enter_context(KnowledgeBase(args.kb))
+    with open_knowledge_base(args.kb) as kb:
         return diff(
             args.a,
             args.b,
@@ -93,8 +88,6 @@ def _measure(args: argparse.Namespace) -> Diff:
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``diff`` to the command line."""
-    from km.cli import numbers
-
     parser = commands.add_parser(
         "diff",
         help="what changed from one model to another, beyond the noise",
@@ -111,7 +104,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--kb", type=Path, help="knowledge base to look up and record in")
     parser.add_argument(
         "--targets",
-        type=_names,
+        type=names,
         help="relations, or relation/fact, that were meant to change, parted by commas",
     )
     parser.add_argument(
@@ -142,9 +135,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--probes", type=int, default=8, help="prompts a relation for layers; 0: none (8)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of candidates and intervals (0)")
-    parser.add_argument(
-        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
-    )
+    add_threads(parser)
     parser.add_argument("--table", type=Path, help="also write the facts to this CSV file")
     parser.add_argument("--json", action="store_true", help="everything as one JSON object")
     parser.set_defaults(handler=run, failure=TROUBLE)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from km.cli_arguments import names, numbers
+
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
     from km.picture import Picture
@@ -22,7 +24,7 @@ def add_pictures(
         "evolution", help="how the states of facts change from model to model"
     )
     evolution.add_argument(
-        "--models", type=_names, help="names or fingerprints parted by commas, in their order"
+        "--models", type=names, help="names or fingerprints parted by commas, in their order"
     )
     evolution.add_argument("--run", type=int, help="a run of km diff instead")
     evolution.set_defaults(handler=_run, draw=_evolution)
@@ -32,7 +34,7 @@ def add_pictures(
     priming.set_defaults(handler=_run, draw=_priming)
 
     learning = pictures.add_parser("learning", help="learning curves of training runs")
-    learning.add_argument("--runs", type=_numbers, help="such as 3,5 (default: the newest 8)")
+    learning.add_argument("--runs", type=numbers, help="such as 3,5 (default: the newest 8)")
     learning.set_defaults(handler=_run, draw=_learning)
 
     lineage = pictures.add_parser("lineage", help="which model came from which")
@@ -43,14 +45,6 @@ def add_pictures(
     for parser in parsers:
         parser.add_argument("--kb", required=True, type=Path, help="knowledge base")
     return parsers
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def _run(args: argparse.Namespace) -> int:

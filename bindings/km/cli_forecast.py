@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 from pathlib import Path
+
+from km.cli_arguments import add_threads, open_knowledge_base
 
 _ABOUT = """\
 Say before any training how probable words of a text will be elsewhere once it is learned.
@@ -38,7 +39,6 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _forecast(args: argparse.Namespace) -> int:
     from km.errors import ArgumentError
-    from km.kb import KnowledgeBase
     from km.loading import load
     from km.priming_forecast import forecast
 
@@ -46,8 +46,7 @@ def _forecast(args: argparse.Namespace) -> int:
         raise ArgumentError("give a text, or --calibrate and a knowledge base")
     if args.output is not None:
         raise ArgumentError("-o belongs to --calibrate")
-    with ExitStack() as stack:
-        kb = None if args.kb is None else stack.enter_context(KnowledgeBase(args.kb))
+    with open_knowledge_base(args.kb) as kb:
         result = forecast(
             load(args.model, threads=args.threads),
             args.text,
@@ -89,9 +88,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--verify", action="store_true", help="also learn the text with a copy of the model"
     )
     parser.add_argument("--json", action="store_true", help="everything as one JSON object")
-    parser.add_argument(
-        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--calibrate", type=Path, metavar="KB", help="make a calibration from a stored study"
     )

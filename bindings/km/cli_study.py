@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from km.cli_arguments import add_threads, names
+
 _PRIMING = """\
 Learn texts one at a time from the same weights and say what priming this model shows.
 
@@ -45,10 +47,6 @@ def run_priming(args: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``study`` to the command line."""
     study = commands.add_parser("study", help="run a whole study and say what it found")
@@ -64,15 +62,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default="smollm2",
         help="smollm2, gemma3, a .gguf file or a Hugging Face folder (default: smollm2)",
     )
-    parser.add_argument(
-        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
-    )
+    add_threads(parser)
     parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
     parser.add_argument(
         "--full", action="store_true", help="all texts and both mitigations (about five times)"
     )
     parser.add_argument(
-        "--keywords", type=_names, help="only these, parted by commas (default: all twelve)"
+        "--keywords", type=names, help="only these, parted by commas (default: all twelve)"
     )
     parser.add_argument(
         "--presentations", type=int, default=3, help="steps that learn each text (3)"

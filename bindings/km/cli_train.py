@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from km.cli_arguments import add_threads, names, open_knowledge_base
 
 if TYPE_CHECKING:
     from km.examples import Example
@@ -37,10 +38,6 @@ def _bytes(text: str) -> int:
         return int(float(text.removesuffix(text[-1:]) if unit else text) * _SIZES[unit])
     except (ValueError, KeyError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 5G or 800M") from None
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _from_text(path: Path) -> list[Example]:
@@ -141,7 +138,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> Training:
-    from km.kb import KnowledgeBase
     from km.loading import load
     from km.lora import DEFAULT_TARGETS, LoRA
     from km.training import train
@@ -152,8 +148,7 @@ def _train(args: argparse.Namespace) -> Training:
         alpha = 2.0 * args.lora if args.alpha is None else args.alpha
         lora = LoRA(args.lora, alpha, args.targets or DEFAULT_TARGETS, args.seed)
     model = load(args.model, threads=args.threads)
-    with ExitStack() as stack:
-        kb = None if args.kb is None else stack.enter_context(KnowledgeBase(args.kb))
+    with open_knowledge_base(args.kb) as kb:
         return train(
             model,
             examples,
@@ -231,13 +226,11 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=float, help="of adapters (twice the rank)")
     group.add_argument(
         "--targets",
-        type=_names,
+        type=names,
         help="linear layers with adapters, such as attn_q,ffn_up (attn_q,attn_v)",
     )
     group.add_argument("--seed", type=int, default=0, help="of the order, and of adapters (0)")
-    group.add_argument(
-        "--threads", type=int, help="default: the CPUs this process may use; results do not change"
-    )
+    add_threads(group)
 
 
 def _add_keeping(parser: argparse.ArgumentParser) -> None:
