@@ -110,10 +110,6 @@ static const sweep_fn SWEEPS[MR + 1] = {
 
 /* ---- blocks ---- */
 
-static inline int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* m rows of x times n of w over one block of the sum. */
 static void tiles(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w, int64_t ldw,
                   int64_t m, int64_t n, int64_t k, bool add) {
@@ -121,7 +117,7 @@ static void tiles(float *y, int64_t ldy, const float *x, int64_t ldx, const floa
     const int64_t strip = fit > 1 ? fit * NR : NR;
     const int64_t whole = m / MR * MR;
     for (int64_t j = 0; j < n; j += strip) {
-        const int64_t count = least(strip, n - j);
+        const int64_t count = km__least(strip, n - j);
         SWEEPS[MR](y + j, ldy, x, ldx, w + j * ldw, ldw, whole, count, k, add);
         if (whole < m) {
             SWEEPS[m - whole](y + whole * ldy + j, ldy, x + whole * ldx, ldx, w + j * ldw, ldw,
@@ -144,10 +140,10 @@ static void block(float *y, int64_t ldy, const float *x, int64_t ldx, const floa
     const int64_t fit = X_BLOCK_BYTES / (4 * length * MR);
     const int64_t rows = fit > 1 ? fit * MR : MR;
     for (int64_t i = 0; i < m; i += rows) {
-        const int64_t count = least(rows, m - i);
+        const int64_t count = km__least(rows, m - i);
         for (int64_t s = 0; s < k; s += length) {
             tiles(y + i * ldy, ldy, x + i * ldx + s, ldx, w + s, ldw, count, n,
-                  least(length, k - s), s > 0);
+                  km__least(length, k - s), s > 0);
         }
         if (bias != NULL) {
             add_bias(y + i * ldy, ldy, bias, count, n);

@@ -16,26 +16,18 @@
 #define ONE_ROW_UNITS 2
 #define CHUNK_ROWS 256 /* of x: what one conversion of a panel is used for */
 
-static int64_t divide_up(int64_t n, int64_t size) {
-    return n / size + (n % size != 0);
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* ---- panels of converted weights ---- */
 
 /* Floats from one row of a panel to the next. Rows that lie a multiple of 1 KiB apart would compete
  * for the same few places of the first-level cache. */
 static int64_t panel_stride(int64_t k) {
-    int64_t stride = divide_up(k, KM_PANEL_ALIGN) * KM_PANEL_ALIGN;
+    int64_t stride = km__divide_up(k, KM_PANEL_ALIGN) * KM_PANEL_ALIGN;
     return stride % 256 == 0 ? stride + KM_PANEL_ALIGN : stride;
 }
 
 static int64_t panel_rows(int64_t k) {
     int64_t rows = PANEL_BYTES / (4 * panel_stride(k)) / 12 * 12;
-    return rows < 12 ? 12 : least(rows, MAX_PANEL_ROWS);
+    return rows < 12 ? 12 : km__least(rows, MAX_PANEL_ROWS);
 }
 
 static void convert_panel(float *panel, const km_ctx *ctx, const km_matrix *w) {
@@ -45,7 +37,7 @@ static void convert_panel(float *panel, const km_ctx *ctx, const km_matrix *w) {
         km_matrix_row(row, ctx, w, r);
         memset(row + w->cols, 0, (size_t)(stride - w->cols) * sizeof(float));
     }
-    const int64_t all = divide_up(w->rows, KM_TILE_ROWS) * KM_TILE_ROWS;
+    const int64_t all = km__divide_up(w->rows, KM_TILE_ROWS) * KM_TILE_ROWS;
     memset(panel + w->rows * stride, 0, (size_t)((all - w->rows) * stride) * sizeof(float));
 }
 
@@ -73,12 +65,12 @@ typedef struct cuts {
 } cuts;
 
 static cuts cut_job(const km_ctx *ctx, const km_linear_job *job) {
-    cuts c = {.rows = panel_rows(job->w->cols), .chunks = divide_up(job->m, CHUNK_ROWS)};
+    cuts c = {.rows = panel_rows(job->w->cols), .chunks = km__divide_up(job->m, CHUNK_ROWS)};
     if (job->m == 1) {
-        c.rows = divide_up(job->w->rows, ONE_ROW_UNITS * (int64_t)km_ctx_threads(ctx));
-        c.rows = c.rows < ONE_ROW_LEAST ? ONE_ROW_LEAST : divide_up(c.rows, 4) * 4;
+        c.rows = km__divide_up(job->w->rows, ONE_ROW_UNITS * (int64_t)km_ctx_threads(ctx));
+        c.rows = c.rows < ONE_ROW_LEAST ? ONE_ROW_LEAST : km__divide_up(c.rows, 4) * 4;
     }
-    c.panels = divide_up(job->w->rows, c.rows);
+    c.panels = km__divide_up(job->w->rows, c.rows);
     return c;
 }
 
@@ -87,7 +79,7 @@ static km_status run_unit(const linear_work *work, const km_linear_job *job, con
     const int64_t first = unit % c->panels * c->rows;
     const int64_t row = unit / c->panels * CHUNK_ROWS;
     const float *bias = job->bias == NULL ? NULL : job->bias + first;
-    const km_matrix w = km_matrix_rows(job->w, first, least(c->rows, job->w->rows - first));
+    const km_matrix w = km_matrix_rows(job->w, first, km__least(c->rows, job->w->rows - first));
     if (job->m == 1) {
         km__dequant_kernels(work->ctx)->one_row[w.dtype](
             job->y + first, job->x, w.data, km_matrix_row_bytes(&w), bias, w.rows, w.cols);
@@ -98,7 +90,7 @@ static km_status run_unit(const linear_work *work, const km_linear_job *job, con
     convert_panel(panel, work->ctx, &w);
     work->kernels->block(job->y + row * job->ldy + first, job->ldy, job->x + row * job->ldx,
                          job->ldx, panel, panel_stride(w.cols), bias,
-                         least(CHUNK_ROWS, job->m - row), w.rows, w.cols);
+                         km__least(CHUNK_ROWS, job->m - row), w.rows, w.cols);
     return KM_OK;
 }
 

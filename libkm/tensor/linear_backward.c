@@ -12,14 +12,6 @@
 #define CHUNK_COLUMNS 256 /* of a converted matrix; a multiple of every block */
 #define PANEL_ROWS 256    /* of w */
 
-static int64_t divide_up(int64_t n, int64_t size) {
-    return n / size + (n % size != 0);
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 typedef struct backward_work {
     km_ctx *ctx;
     float *dx;
@@ -59,7 +51,7 @@ static void multiply_panels(const backward_work *work, float *panel, int64_t row
         memset(dx + i * work->lddx, 0, (size_t)n * sizeof(float));
     }
     for (int64_t first = 0; first < w->rows; first += PANEL_ROWS) {
-        const int64_t count = least(PANEL_ROWS, w->rows - first);
+        const int64_t count = km__least(PANEL_ROWS, w->rows - first);
         convert_part(panel, work->ctx, w, first, count, column, n);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)count, 1.0f,
                     work->dy + row * work->lddy + first, (int)work->lddy, panel, (int)n, 1.0f, dx,
@@ -70,7 +62,7 @@ static void multiply_panels(const backward_work *work, float *panel, int64_t row
 static km_status run_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
     const backward_work *work = payload;
     const km_matrix *w = work->w;
-    const int64_t across = divide_up(w->cols, work->unit_columns);
+    const int64_t across = km__divide_up(w->cols, work->unit_columns);
     void *panel = NULL;
     if (w->dtype != KM_F32) {
         KM_TRY(km_worker_scratch(&panel, work->ctx, worker,
@@ -79,8 +71,8 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / across * work->unit_rows;
         const int64_t column = unit % across * work->unit_columns;
-        const int64_t m = least(work->unit_rows, work->m - row);
-        const int64_t n = least(work->unit_columns, w->cols - column);
+        const int64_t m = km__least(work->unit_rows, work->m - row);
+        const int64_t n = km__least(work->unit_columns, w->cols - column);
         if (w->dtype == KM_F32) {
             multiply_floats(work, row, m, column, n);
         } else {
@@ -95,6 +87,6 @@ km_status km_linear_backward(km_ctx *ctx, float *dx, int64_t lddx, const float *
     const bool floats = w->dtype == KM_F32;
     const int64_t columns = floats ? km__unit_columns(m, w->cols) : CHUNK_COLUMNS;
     backward_work work = {ctx, dx, dy, w, lddx, lddy, m, km__unit_rows(m), columns, add};
-    const int64_t units = divide_up(m, work.unit_rows) * divide_up(w->cols, columns);
+    const int64_t units = km__divide_up(m, work.unit_rows) * km__divide_up(w->cols, columns);
     return km_parallel_for(ctx, units, 1, run_range, &work, err);
 }

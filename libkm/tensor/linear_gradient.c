@@ -7,14 +7,6 @@
 
 #include "tensor/linear_private.h"
 
-static int64_t divide_up(int64_t n, int64_t size) {
-    return n / size + (n % size != 0);
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 typedef struct gradient_work {
     float *dw;
     const float *dy, *x;
@@ -27,14 +19,14 @@ static km_status run_range(void *payload, int64_t begin, int64_t end, int worker
     (void)worker;
     (void)err;
     const gradient_work *w = payload;
-    const int64_t across = divide_up(w->cols, w->unit_columns);
+    const int64_t across = km__divide_up(w->cols, w->unit_columns);
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / across * w->unit_rows, column = unit % across * w->unit_columns;
         cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans,
-                    (int)least(w->unit_rows, w->rows - row),
-                    (int)least(w->unit_columns, w->cols - column), (int)w->m, w->scale, w->dy + row,
-                    (int)w->lddy, w->x + column, (int)w->ldx, 1.0f, w->dw + row * w->cols + column,
-                    (int)w->cols);
+                    (int)km__least(w->unit_rows, w->rows - row),
+                    (int)km__least(w->unit_columns, w->cols - column), (int)w->m, w->scale,
+                    w->dy + row, (int)w->lddy, w->x + column, (int)w->ldx, 1.0f,
+                    w->dw + row * w->cols + column, (int)w->cols);
     }
     return KM_OK;
 }
@@ -45,6 +37,7 @@ km_status km_linear_gradient(km_ctx *ctx, float *dw, const float *dy, int64_t ld
     gradient_work work = {
         dw,   dy, x, lddy, ldx, rows, cols, m, km__unit_rows(rows), km__unit_columns(rows, cols),
         scale};
-    const int64_t units = divide_up(rows, work.unit_rows) * divide_up(cols, work.unit_columns);
+    const int64_t units =
+        km__divide_up(rows, work.unit_rows) * km__divide_up(cols, work.unit_columns);
     return km_parallel_for(ctx, units, 1, run_range, &work, err);
 }

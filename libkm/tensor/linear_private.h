@@ -12,6 +12,14 @@
 /* Longest block of a sum. */
 #define KM_SUM_BLOCK 768
 
+static inline int64_t km__divide_up(int64_t n, int64_t size) {
+    return n / size + (n % size != 0);
+}
+
+static inline int64_t km__least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 /* Elements a block of a sum over k: all of k up to KM_SUM_BLOCK, else equal blocks, each a multiple
  * of 256 so that no stored block is cut. Part of what defines the bits of a product. */
 static inline int64_t km__sum_block(int64_t k) {
