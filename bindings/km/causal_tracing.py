@@ -13,7 +13,7 @@ from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, Facts, fact_prompts
 from km.points import Points
 from km.progress import Progress, ProgressReporter
-from km.result import Result, content_key, make_provenance, stored_provenance, stored_table
+from km.result import Result, content_key, make_provenance, stored_chunks
 from km.scores.interventions import causal_effects, noise_scale, restored_layers
 from km.table import Column, Table
 from km.variants import ADD, SET, Change, Sweep, read_run
@@ -127,9 +127,8 @@ class CausalTrace(Result):
         NotFoundError
             There is no such finished run, or it is of another measure.
         """
-        provenance, _ = stored_provenance(kb, run, CAUSAL_TRACE_ID)
-        keys = provenance["parameters"]["chunks"]
-        return cls([(key, stored_table(kb, run, key)) for key in keys], provenance, run)
+        chunks, provenance = stored_chunks(kb, run, CAUSAL_TRACE_ID)
+        return cls(chunks, provenance, run)
 
     def grid(self, fact: int = 0, kind: str = "state") -> dict[str, Any]:
         """Scores of one traced fact as :func:`km.draw.causal_trace` takes them.

@@ -13,7 +13,7 @@ from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, fact_prompts
 from km.progress import Progress, ProgressReporter
 from km.recall_plan import resolve_facts
-from km.result import Result, content_key, make_provenance, stored_provenance, stored_table
+from km.result import Result, content_key, make_provenance, stored_chunks
 from km.scores.interventions import neuron_triplets, refined_neurons, relation_neurons
 from km.table import Column, Table
 from km.variants import SCALE, Change, Sweep
@@ -130,9 +130,7 @@ class KnowledgeNeurons(Result):
         NotFoundError
             There is no such finished run, or it is of another measure.
         """
-        provenance, _ = stored_provenance(kb, run, NEURONS_ID)
-        keys = provenance["parameters"]["chunks"]
-        chunks = [(key, stored_table(kb, run, key)) for key in keys]
+        chunks, provenance = stored_chunks(kb, run, NEURONS_ID)
         return cls(chunks[-1][1], chunks[-2][1], chunks, provenance, run)
 
     def __repr__(self) -> str:

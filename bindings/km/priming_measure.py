@@ -38,7 +38,7 @@ from km.priming_plan import (
 )
 from km.priming_run import Gauge, Learner, score_encoded
 from km.progress import Progress, ProgressReporter
-from km.result import Result, make_provenance, stored_provenance, stored_table
+from km.result import Result, make_provenance, stored_chunks
 from km.scores.priming import UNSTABLE, Scores, scores
 from km.table import Column, Table
 
@@ -114,9 +114,8 @@ class Priming(Result):
         NotFoundError
             There is no such finished run, or it is of another measure.
         """
-        provenance, _ = stored_provenance(kb, run, PRIMING_ID)
-        keys = provenance["parameters"]["chunks"]
-        return cls([(key, stored_table(kb, run, key)) for key in keys], provenance, run)
+        chunks, provenance = stored_chunks(kb, run, PRIMING_ID)
+        return cls(chunks, provenance, run)
 
     def scores(self, arm: str = "learned") -> Scores:
         """The scores of one arm, as :func:`km.scores.priming.scores` gives them.

@@ -155,6 +155,21 @@ def stored_table(kb: KnowledgeBase, run: int, key: str | None) -> Table:
     return table
 
 
+def stored_chunks(
+    kb: KnowledgeBase, run: int, measure: str
+) -> tuple[list[tuple[str, Table]], dict[str, Any]]:
+    """Key and table of each chunk of a finished run whose parameters list them, and provenance.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such run, it has not finished, it is of another measure, or a table is missing.
+    """
+    provenance, _ = stored_provenance(kb, run, measure)
+    keys = provenance["parameters"]["chunks"]
+    return [(key, stored_table(kb, run, key)) for key in keys], provenance
+
+
 def canonical_json(value: object) -> str:
     """JSON with one spelling: sorted keys, no blanks, shortest floats, no NaN.
 

@@ -12,7 +12,7 @@ from km._kmviz import Graph, text_width
 from km.draw._common import fit, footnote, hover, number, visible
 from km.draw._stored import chosen_run, described, optimizer_name
 from km.picture import Picture
-from km.result import stored_provenance, stored_table
+from km.result import stored_chunks
 
 PRIMING_ID = "learning.priming"
 
@@ -68,10 +68,8 @@ def _read(source: Any, run: int | None) -> tuple[dict[str, Any], list[dict[str, 
     if not hasattr(source, "ask"):
         return dict(source.provenance), list(source.table.rows())
     run = chosen_run(source, PRIMING_ID, run)
-    provenance, _ = stored_provenance(source, run, PRIMING_ID)
-    keys = provenance["parameters"]["chunks"]
-    rows = [row for key in keys for row in stored_table(source, run, key).rows()]
-    return provenance, rows
+    chunks, provenance = stored_chunks(source, run, PRIMING_ID)
+    return provenance, [row for _, table in chunks for row in table.rows()]
 
 
 def _main_arm(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from km.display import escape
 from km.priming_analysis import PrimingAnalysis, analyse
 from km.priming_measure import ARM_COLUMNS, summarise
 from km.priming_plan import COLUMNS
-from km.result import Result, stored_provenance, stored_table
+from km.result import Result, stored_chunks
 from km.studies.priming_compare import (
     COMPARISON_COLUMNS,
     QUESTIONS,
@@ -91,9 +91,8 @@ class PrimingStudy(Result):
         NotFoundError
             There is no such finished run, or it is of another measure.
         """
-        provenance, _ = stored_provenance(kb, run, STUDY_ID)
-        keys = provenance["parameters"]["chunks"]
-        return cls([(key, stored_table(kb, run, key)) for key in keys], provenance, run)
+        chunks, provenance = stored_chunks(kb, run, STUDY_ID)
+        return cls(chunks, provenance, run)
 
     def __repr__(self) -> str:
         return "\n".join([f"<km.PrimingStudy {self._title()}>", *self.findings])
