@@ -119,3 +119,15 @@ def strings(name: str, values: Any) -> list[str]:
         if not isinstance(item, str):
             raise TypeError(f"{name} must hold str, not {type(item).__name__}")
     return items
+
+
+def need(name: str, value: Any, kind: type, example: str) -> None:
+    """Refuse what is neither None nor of a class.
+
+    Raises
+    ------
+    TypeError
+        With an example of what is meant.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be such as {example}, not {type(value).__name__}")

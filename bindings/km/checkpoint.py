@@ -10,13 +10,14 @@ state.json
     Step, recipe, learning curve, fingerprint of the weights. The order of the data is a function of
     the recipe's seed and the step, so no state of a random generator is needed.
 
-``step-N`` appears under its name when all of it is on the disk. A second run into the same folder
-waits for nobody: it is refused.
+``step-N`` appears under its name when all of it is on the disk. Each file says of what step it is
+and has a sum over its bytes. A second run into the same folder waits for nobody: it is refused.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km import _km
+from km.arguments import whole_number
 from km.cache import atomic_write
 from km.errors import ArgumentError, BusyError, FormatError
 from km.result import canonical_json
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_ADVICE = "delete this checkpoint to go on from the one before"
 SLACK = 1 << 20  # bytes of headers and of state.json, about
 
 
@@ -89,12 +92,13 @@ class Checkpoints:
         self.folder = Path(folder).expanduser()
         self.recipe = json.loads(canonical_json(recipe))
         self.keep = keep
-        self.quota = quota
+        self.quota = None if quota is None else whole_number("quota", quota, 0)
         self._lock = -1
 
     def __enter__(self) -> Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(self.folder / ".lock", flags, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -102,6 +106,9 @@ class Checkpoints:
             raise BusyError(f"{self.folder}: another process is training into it") from None
         for left in self.folder.glob(".step-*.part"):  # of a run that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(".step-*.old"):  # or while a new one took its place
+            place = self.folder / left.stem[1:]
+            _delete(left) if place.exists() else left.rename(place)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,6 +135,8 @@ class Checkpoints:
             return None
         place = self.folder / f"step-{steps[-1]}"
         state = read_state(place)
+        if state["step"] != steps[-1]:
+            raise FormatError(f"{place}: is of step {state['step']}; {_ADVICE}")
         differences = list(_differences(state["recipe"], self.recipe))
         if differences:
             raise ArgumentError(
@@ -135,12 +144,17 @@ class Checkpoints:
                 "give another folder, or delete this one"
             )
         weights, averages = _arrays(trainer)
-        _read_into(place / WEIGHTS, weights)
-        _read_into(place / OPTIMIZER, averages)
-        trainer.restored(int(state["step"]))
+        read = [
+            (weights, _read_for(place / WEIGHTS, steps[-1], weights)),
+            (averages, _read_for(place / OPTIMIZER, steps[-1], averages)),
+        ]
+        for arrays, found in read:  # nothing changes before all of it is known to be good
+            for name, values in found.items():
+                arrays[name][...] = values
+        trainer.restored(steps[-1])
         if trainer.model.fingerprint != state["fingerprint"]:
             raise FormatError(f"{place}: the weights are not those that were written")
-        return Progress(state["curve"], int(state["evaluated"]))
+        return Progress(state["curve"], state["evaluated"])
 
     # ---- writing ----
 
@@ -176,21 +190,25 @@ class Checkpoints:
         shutil.rmtree(part, ignore_errors=True)
         try:
             self._write(part, trainer, progress)
+            before = self.folder / f".step-{step}.old"
             if place.exists():  # the same step, before callbacks had seen it
-                shutil.rmtree(place)
+                place.rename(before)
             part.rename(place)
+            if before.exists():
+                _delete(before)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
         _sync(self.folder)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step-{old}")
+            _delete(self.folder / f"step-{old}")
 
     def _write(self, part: Path, trainer: Trainer, progress: Progress) -> None:
         part.mkdir()
         weights, averages = _arrays(trainer)
-        write_tensors(part / WEIGHTS, weights, {"km": "training weights"})
-        write_tensors(part / OPTIMIZER, averages, {"km": "training averages"})
+        facts = {"km": "training checkpoint", "step": str(trainer.n_steps)}
+        write_tensors(part / WEIGHTS, weights, facts)
+        write_tensors(part / OPTIMIZER, averages, facts)
         state = {
             "km": "training checkpoint",
             "format": FORMAT,
@@ -203,6 +221,7 @@ class Checkpoints:
             "evaluated": progress.evaluated,
             "curve": progress.rows,
         }
+        state["sum"] = _sum(state)
         with atomic_write(part / STATE) as file:
             file.write(json.dumps(state, indent=1).encode())
         _sync(part)
@@ -217,13 +236,13 @@ class Checkpoints:
         steps = self.steps()
         sizes = {step: folder_bytes(self.folder / f"step-{step}") for step in steps}
         while len(steps) > 1 and sum(sizes[step] for step in steps) + needed > self.quota:
-            shutil.rmtree(self.folder / f"step-{steps.pop(0)}")
+            _delete(self.folder / f"step-{steps.pop(0)}")
 
 
 def list_steps(folder: Path) -> list[int]:
     """The steps that a folder holds whole checkpoints of, rising."""
     names = [place.name[5:] for place in folder.glob("step-*") if place.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def read_state(place: Path) -> dict[str, Any]:
@@ -232,9 +251,11 @@ def read_state(place: Path) -> dict[str, Any]:
     Raises
     ------
     FormatError
-        It is no checkpoint, or of another format.
+        It is no checkpoint, damaged, or of another format.
     """
     try:
+        if (place / STATE).exists() and not (place / STATE).is_file():
+            raise OSError(f"{STATE} is no file")
         state = json.loads((place / STATE).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{place}: is no checkpoint of km ({error})") from None
@@ -242,7 +263,22 @@ def read_state(place: Path) -> dict[str, Any]:
         raise FormatError(f"{place}: is no checkpoint of km")
     if state.get("format") != FORMAT:
         raise FormatError(f"{place}: has format {state.get('format')}; this km reads {FORMAT}")
+    written = state.pop("sum", None)
+    if written != _sum(state):
+        raise FormatError(f"{place / STATE}: is not what was written; {_ADVICE}")
     return state
+
+
+def _sum(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _delete(place: Path) -> None:
+    """A checkpoint; of a link only the link."""
+    if place.is_symlink():
+        place.unlink()
+    else:
+        shutil.rmtree(place)
 
 
 def folder_bytes(place: Path) -> int:
@@ -267,15 +303,18 @@ def _arrays(trainer: Trainer) -> tuple[Arrays, Arrays]:
     return weights, averages
 
 
-def _read_into(path: Path, arrays: Arrays) -> None:
-    found, _ = read_tensors(path)
+def _read_for(path: Path, step: int, arrays: Arrays) -> Arrays:
+    """Values for arrays, of the given step; a mapping with the same names and shapes."""
+    found, facts = read_tensors(path, ours=True)
+    if facts.get("step") != str(step):
+        raise FormatError(f"{path}: is of step {facts.get('step')}; {_ADVICE}")
     if found.keys() != arrays.keys():
         name = min(found.keys() ^ arrays.keys())
         raise FormatError(f"{path}: {name!r} is not in both the checkpoint and the model")
     for name, values in found.items():
         if values.shape != arrays[name].shape or values.dtype != arrays[name].dtype:
             raise FormatError(f"{path}: {name!r} has another shape or type than the model's")
-        arrays[name][...] = values
+    return found
 
 
 def _sync(folder: Path) -> None:

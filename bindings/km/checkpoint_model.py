@@ -55,7 +55,7 @@ def load_checkpoint(path: str | os.PathLike[str], origin: Model | None) -> Model
             f"{place} is a checkpoint of the model with fingerprint {wanted[:12]}…{given}; give "
             "that one as origin"
         )
-    values, _ = read_tensors(place / WEIGHTS)
+    values, _ = read_tensors(place / WEIGHTS, ours=True)
     name = f"{origin.name} (step {step})"
     if lora is None:
         model = Snapshot(origin, values).model(name)

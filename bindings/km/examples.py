@@ -84,13 +84,22 @@ class Example:
         import numpy as np
 
         if isinstance(self.text, str):
+            _need_unicode(self.text)
             ids, spans = model._model.tokens(self.text, self.bos)
             return np.asarray(ids).copy(), np.asarray(spans)[:, 1]
         if not is_ids(self.text):
             raise TypeError(
                 f"an example is a str or a sequence of int, not {type(self.text).__name__}"
             )
-        given = np.asarray(self.text, dtype=np.int32)
+        given = np.asarray(self.text)
+        if given.dtype.kind not in "iu" or given.ndim != 1:
+            raise TypeError(f"token ids must be integers in a row, not {given.dtype}")
+        most = model.config["vocab_size"] - 1
+        if given.size and (given.min() < 0 or given.max() > most):
+            raise ArgumentError(
+                f"token ids are {given.min()} to {given.max()}; the vocabulary is 0 to {most}"
+            )
+        given = given.astype(np.int32)
         return given, np.arange(1, len(given) + 1)
 
     def _weights(
@@ -109,7 +118,10 @@ class Example:
                     f"targets is {self.targets}, but {_shown(self.text)} ends at {size}"
                 )
             return (ends > self.targets).astype(np.float32)
-        weights = np.array(self.targets, dtype=np.float32)
+        try:
+            weights = np.array(self.targets, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise TypeError("targets must be 'all', an integer, or a number a token") from None
         if weights.shape != ids.shape:
             raise ArgumentError(
                 f"targets has {weights.size} weights for the {len(ids)} tokens of "
@@ -184,6 +196,15 @@ def pack_sequences(
     weights = np.concatenate([sequence.weights for sequence in sequences])
     offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
     return ids, offsets, weights
+
+
+def _need_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"example {_shown(text)}: character {error.start} is a lone surrogate, which is no text"
+        ) from None
 
 
 def _shown(text: str | Sequence[int]) -> str:

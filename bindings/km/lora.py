@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # A (rank, columns) and B (rows, rank) of each adapted parameter
 Pairs: TypeAlias = "Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]"
 
+LARGEST = 3e38  # nearly the largest float32
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
@@ -97,6 +98,8 @@ class LoRA:
         if not real_number("alpha", self.alpha, 0, 1e9) > 0:
             raise ArgumentError("alpha is 0; it must be positive")
         object.__setattr__(self, "targets", tuple(strings("targets", self.targets)))
+        if not self.targets:
+            raise ArgumentError("targets is empty; one is 'attn_q'")
 
     def names(self, parameters: Parameters) -> list[str]:
         """The matrices that get an adapter.
@@ -179,7 +182,7 @@ def read_adapters(
         Adapters of another kind than plain LoRA.
     """
     source = Path(folder).expanduser()
-    scale = _read_config(source)
+    rank, scale = _read_config(source)
     tensors, _ = read_tensors(source / TENSORS)
     order = _RowOrder(model)
     pairs = {}
@@ -189,13 +192,24 @@ def read_adapters(
             continue
         a = tensors.pop(f"{PREFIX}{module}.lora_A.weight")
         b = tensors.pop(f"{PREFIX}{module}.lora_B.weight", None)
-        if b is None or a.shape != (b.shape[1], row[4]) or b.shape[0] != row[3]:
-            raise FormatError(f"{source}: the adapter of {module} does not fit {row[3]} x {row[4]}")
+        if b is None or a.shape != (rank, row[4]) or b.shape != (row[3], rank):
+            raise FormatError(
+                f"{source}: the adapter of {module} does not fit {row[3]} x {row[4]} at rank {rank}"
+            )
+        _need_finite(a, b, rank * scale, f"{source}: the adapter of {module}")
         pairs[row[0]] = (a.astype("float32"), order.from_file(row[0], b.astype("float32")))
-    if tensors or not pairs:
-        left = min(tensors, default="no adapter")
-        raise FormatError(f"{source}: {left} is of no linear layer that {model.name} has")
+    if tensors:
+        raise FormatError(f"{source}: {min(tensors)} is of no linear layer that {model.name} has")
+    if not pairs:
+        raise FormatError(f"{source}: holds no adapters")
     return pairs, scale
+
+
+def _need_finite(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], scale: float, what: str) -> None:
+    """Refuse adapters whose product float32 may not hold."""
+    largest = [float(abs(values).max(initial=0)) for values in (a, b)]
+    if not scale * largest[0] * largest[1] + largest[0] + largest[1] <= LARGEST:
+        raise FormatError(f"{what} holds values that are not finite, or too large")
 
 
 def merge_adapters(model: Model, folder: str | os.PathLike[str]) -> Model:
@@ -222,6 +236,10 @@ def merge_adapters(model: Model, folder: str | os.PathLike[str]) -> Model:
     """
     import numpy as np
 
+    from km.model import Model
+
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a km.Model, not {type(model).__name__}")
     pairs, scale = read_adapters(model, folder)
     trainable = model.trainable(list(pairs))
     for name, (a, b) in pairs.items():
@@ -230,12 +248,13 @@ def merge_adapters(model: Model, folder: str | os.PathLike[str]) -> Model:
     return trainable.frozen(f"{model.name} (with adapters)")
 
 
-def _read_config(source: Path) -> float:
-    """What multiplies B A."""
+def _read_config(source: Path) -> tuple[int, float]:
+    """The rank, and what multiplies B A."""
     try:
         config = json.loads((source / CONFIG).read_bytes())
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank = whole_number("r", config["r"], 1, 2**31)
+        alpha = real_number("lora_alpha", config["lora_alpha"], 0, LARGEST)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, ArgumentError) as error:
         raise FormatError(f"{source}: holds no {CONFIG} of LoRA adapters ({error!r})") from None
     plain = {"peft_type": ("LORA",), "bias": ("none", None)}
     for key, known in plain.items():
@@ -244,9 +263,7 @@ def _read_config(source: Path) -> float:
     for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"):
         if config.get(key):
             raise UnsupportedError(f"{source}: {key} is set, which km does not read")
-    if rank < 1:
-        raise FormatError(f"{source}: r is {rank}")
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _module_of(model: Model, name: str, fits: bool = True) -> str | None:

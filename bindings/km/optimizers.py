@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from km.arguments import real_number
+from km.arguments import real_number, several, strings
 from km.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class Optimizer:
         real_number("lr", self.lr, 0, LARGEST_RATE)
         real_number("weight_decay", self.weight_decay, 0, LARGEST_RATE)
         if self.decay is not None:
-            patterns = [self.decay] if isinstance(self.decay, str) else list(self.decay)
-            object.__setattr__(self, "decay", tuple(patterns))
+            object.__setattr__(self, "decay", tuple(strings("decay", self.decay)))
 
     def decays(self, parameters: Parameters) -> np.ndarray[Any, Any] | None:
         """Which parameters decay; None: the default.
@@ -100,9 +99,10 @@ class AdamW(Optimizer):
 
     def __post_init__(self) -> None:
         self._check()
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        betas = [real_number("betas", beta, 0, 1) for beta in several("betas", self.betas)]
+        if len(betas) != 2 or 1 in betas:
             raise ArgumentError(f"betas is {self.betas}; two numbers in [0, 1) are needed")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(betas))
         if not real_number("eps", self.eps, 0, 1) > 0:
             raise ArgumentError("eps is 0; it must be positive")
 
@@ -140,7 +140,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         self._check()
-        if not 0 <= self.momentum < 1:
+        if real_number("momentum", self.momentum, 0, 1) == 1:
             raise ArgumentError(f"momentum is {self.momentum}; it must be in [0, 1)")
 
     def numbers(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from km.arguments import whole_number
+from km.arguments import real_number, whole_number
 from km.errors import ArgumentError
 
 
@@ -74,6 +74,10 @@ class Linear(Schedule):
 
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real_number("end", self.end, 0, 1e6)
+
     def _after(self, share: float | None) -> float:
         return 1.0 + (self.end - 1.0) * _known(share, self)
 
@@ -83,6 +87,10 @@ class Cosine(Schedule):
     """Half a cosine from 1 to `end` after the warm-up."""
 
     end: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real_number("end", self.end, 0, 1e6)
 
     def _after(self, share: float | None) -> float:
         return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * _known(share, self))) / 2

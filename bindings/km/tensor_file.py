@@ -1,7 +1,11 @@
-"""Arrays by name in safetensors files, which appear when they are whole."""
+"""Arrays by name in safetensors files, which appear when they are whole.
+
+Files that km writes hold a SHA-256 over header and values, so that a flipped bit is an error.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 _TYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1", "BOOL": "|b1"}
 _MAX_HEADER = 100_000_000
+_MAX_DIMENSIONS = 8
+_SUM = "km_sha256"  # among the texts of a file: of everything but itself
 
 
 def write_tensors(
@@ -49,7 +55,9 @@ def write_tensors(
         hint = "a folder" if target.is_dir() else "there already; overwrite=True replaces it"
         raise ArgumentError(f"{target}: is {hint}")
     names = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    facts = {"format": "pt", **metadata}
+    facts.pop(_SUM, None)
+    header: dict[str, Any] = {"__metadata__": facts}
     at = 0
     for name, values in tensors.items():
         if values.dtype not in names:
@@ -58,38 +66,49 @@ def write_tensors(
         kind = names[values.dtype]
         header[name] = {"dtype": kind, "shape": list(values.shape), "data_offsets": place}
         at += values.nbytes
+    facts[_SUM] = _digest(header, tensors)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(target) as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for values in tensors.values():
-            if values.nbytes:
-                file.write(np.ascontiguousarray(values).data.cast("B"))
+            file.write(_bytes_of(values))
     return target
 
 
 def read_tensors(
     path: str | os.PathLike[str],
+    *,
+    ours: bool = False,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """The arrays of a safetensors file, copied, and its texts.
+
+    Parameters
+    ----------
+    path : path-like
+    ours : bool
+        The file must have been written by :func:`write_tensors`.
 
     Raises
     ------
     FormatError
-        The file is no whole safetensors file, or holds a type that :func:`write_tensors` does not
-        write.
+        The file is no whole safetensors file, holds a type that :func:`write_tensors` does not
+        write, or its bytes are not those that were written.
     """
     import numpy as np
 
     source = Path(path).expanduser()
+    if source.exists() and not source.is_file():  # reading a pipe would wait for ever
+        raise FormatError(f"{source}: is no file")
     with source.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         header = _read_header(file.read(8), file.read, size, source)
-        metadata = header.pop("__metadata__", {})
         start = file.tell()
         tensors = {}
         for name, entry in header.items():
+            if name == "__metadata__":
+                continue
             kind, shape, begin, end = _read_entry(name, entry, size - start, source)
             values = np.empty(shape, dtype=np.dtype(_TYPES[kind]))
             if values.nbytes != end - begin:
@@ -98,7 +117,27 @@ def read_tensors(
             if values.nbytes and file.readinto(values.data.cast("B")) != values.nbytes:
                 raise FormatError(f"{source}: tensor {name!r} ends before its last byte")
             tensors[name] = values
+    metadata = header.get("__metadata__", {})
+    written = metadata.pop(_SUM, None)
+    if written is None and ours:
+        raise FormatError(f"{source}: is no file that km wrote, or is damaged")
+    if written is not None and written != _digest(header, tensors):
+        raise FormatError(f"{source}: is damaged; the bytes are not those that were written")
     return tensors, {str(k): str(v) for k, v in metadata.items()}
+
+
+def _bytes_of(values: np.ndarray[Any, Any]) -> memoryview:
+    """The values in order; the array's own memory where it lies in order."""
+    import numpy as np
+
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for values in tensors.values():
+        total.update(_bytes_of(values))
+    return total.hexdigest()
 
 
 def _read_header(first: bytes, read: Any, size: int, source: Path) -> dict[str, Any]:
@@ -119,11 +158,12 @@ def _read_entry(
 ) -> tuple[str, list[int], int, int]:
     try:
         kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        good = all(type(n) is int and n >= 0 for n in [*shape, begin, end])
+        good = all(type(n) is int and 0 <= n <= available for n in [*shape, begin, end])
+        good = good and len(shape) <= _MAX_DIMENSIONS
     except (TypeError, KeyError, ValueError):
         good = False
     if not good or not begin <= end <= available or math.prod(shape) > available:
         raise FormatError(f"{source}: tensor {name!r} does not lie inside the file")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise FormatError(f"{source}: tensor {name!r} is {kind}, not {', '.join(_TYPES)}")
     return kind, shape, begin, end

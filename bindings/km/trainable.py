@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km import _km
+from km.arguments import strings
 from km.errors import ArgumentError, FormatError, NotFoundError
 from km.model import Model
 from km.table import Table
@@ -207,11 +208,13 @@ class Snapshot:
         ArgumentError
             It was made of another model.
         FormatError
-            The file is no snapshot, or does not fit the model.
+            The file is no snapshot, is damaged, or does not fit the model.
         """
         from km.tensor_file import read_tensors
 
-        values, facts = read_tensors(path)
+        if not isinstance(origin, Model):
+            raise TypeError(f"origin must be a km.Model, not {type(origin).__name__}")
+        values, facts = read_tensors(path, ours=True)
         if facts.get("km") != "snapshot":
             raise FormatError(f"{path}: is no snapshot")
         if isinstance(origin, TrainableModel):
@@ -238,9 +241,7 @@ class Snapshot:
 def trainable(model: Model, which: Which = "all") -> TrainableModel:
     """A copy with weights that can change; see :meth:`km.Model.trainable`."""
     rows = _rows(model)
-    patterns = [which] if isinstance(which, str) else list(which)
-    if which == "all":
-        patterns = ["*"]
+    patterns = ["*"] if which == "all" else strings("which", which)
     flags = [False] * len(rows)
     for pattern in patterns:
         found = [fnmatchcase(row[0], pattern) for row in rows]
@@ -288,6 +289,8 @@ def _shape(row: tuple[str, str, int, int, int, bool]) -> tuple[int, ...]:
 
 
 def _need_origin(snapshot: Snapshot, origin: Model) -> None:
+    if not isinstance(snapshot, Snapshot):
+        raise TypeError(f"restore takes a km.Snapshot, not {type(snapshot).__name__}")
     other = snapshot.origin
     if other is not origin and other.fingerprint != origin.fingerprint:
         raise ArgumentError(f"the snapshot is of a model made of {other.name}, not {origin.name}")

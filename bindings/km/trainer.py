@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from km import _km
-from km.arguments import real_number, whole_number
+from km.arguments import need, real_number, whole_number
 from km.errors import ArgumentError
 from km.examples import Batch, Tokens, encode_batch, pack_sequences
 from km.examples import Example as Example
@@ -101,6 +101,7 @@ class Trainer:
             raise TypeError(
                 f"model is a {type(model).__name__}; train a copy of it: model.trainable()"
             )
+        check_parts(optimizer, lora, schedule)
         self.model = model
         self.optimizer = AdamW() if optimizer is None else optimizer
         self.lora = lora
@@ -246,6 +247,13 @@ class Trainer:
 def _step(found: tuple[int, float, float, float, int, int]) -> Step:
     step, loss, norm, lr, n_targets, n_tokens = found
     return Step(step, loss, n_tokens, norm, lr, n_targets)
+
+
+def check_parts(optimizer: Any, lora: Any, schedule: Any) -> None:
+    """Refuse what is no description of an optimiser, of adapters or of a schedule."""
+    need("optimizer", optimizer, Optimizer, "km.AdamW(lr=5e-5)")
+    need("lora", lora, LoRA, "km.LoRA(rank=8)")
+    need("schedule", schedule, Schedule, "km.schedules.Cosine()")
 
 
 def trainer_arguments(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from km import _km
-from km.arguments import several, whole_number
+from km.arguments import need, several, strings, whole_number
 from km.checkpoint import Checkpoints
 from km.checkpoint import Progress as Done
 from km.errors import ArgumentError, Error
@@ -34,7 +34,7 @@ from km.result import Result, make_provenance, stored_provenance, stored_table
 from km.schedules import Constant, Schedule
 from km.table import Column, Table
 from km.trainable import TrainableModel
-from km.trainer import BATCH_TOKENS, Step, Trainer, trainer_arguments
+from km.trainer import BATCH_TOKENS, Step, Trainer, check_parts, trainer_arguments
 
 if TYPE_CHECKING:
     import os
@@ -334,15 +334,24 @@ class _Run:
         state = TrainingState(step, self.steps, self.trainer.model, self.trainer.last, self.trainer)
         found: dict[str, Any] = {}
         for callback in self.callbacks:
-            for name, value in (callback(state) or {}).items():
+            for name, value in _named(callback(state)).items():
                 if name in _NAMES or name in found:
                     raise ArgumentError(f"callbacks: there is a column {name!r} already")
-                found[name] = value.item() if hasattr(value, "item") else value
-        if step == 0 and found:
-            self.done.rows.insert(0, {"step": 0})
+                found[name] = value.item() if getattr(value, "shape", None) == () else value
         if found:
+            self._check(found)
+            if step == 0:
+                self.done.rows.insert(0, {"step": 0})
             self.done.rows[-1].update(found)
         self.done.evaluated = step
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        """Refuse what is no column now: at the end of the run it would be lost with it."""
+        columns = [
+            _column(name, [value, *(row.get(name) for row in self.done.rows)])
+            for name, value in found.items()
+        ]
+        Table.from_rows(columns, [found])
 
     def save(self, checkpoints: Checkpoints | None) -> None:
         """A checkpoint of the present step, unless there is one."""
@@ -354,6 +363,18 @@ class _Run:
         names = dict.fromkeys(name for row in self.done.rows for name in row if name not in _NAMES)
         added = [_column(name, [row.get(name) for row in self.done.rows]) for name in names]
         return Table.from_rows([*COLUMNS, *added], self.done.rows)
+
+
+def _named(found: Any) -> Mapping[str, Any]:
+    """What a callback returned, by column."""
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise TypeError(
+            f"callbacks: one returned {type(found).__name__}; a mapping of str to values, or None, "
+            "is needed"
+        )
+    return found
 
 
 def _column(name: str, values: Sequence[Any]) -> Column:
@@ -483,10 +504,13 @@ def train(
     >>> training = km.train(model, texts, epochs=3, optimizer=km.AdamW(lr=2e-5))  # doctest: +SKIP
     >>> training.model.save("trained.gguf")                                        # doctest: +SKIP
     """
+    _check_types(model, optimizer, lora, schedule, kb)
     size = whole_number("batch_size", batch_size, 1) * whole_number("accumulate", accumulate, 1)
     data = _prepare_data(model, examples, size, length, pack, whole_number("seed", seed, 0))
     total = _count_steps(steps, epochs, data)
-    found = [callbacks] if callable(callbacks) else list(callbacks)
+    found = [callbacks] if callable(callbacks) else several("callbacks", callbacks)
+    if not all(callable(one) for one in found):
+        raise TypeError("callbacks must hold what can be called with a TrainingState")
     if every is not None:
         whole_number("every", every, 1)
     settings = _Settings(
@@ -510,6 +534,16 @@ def train(
     training._given = in_place
     training.n_cut = data.n_cut
     return training
+
+
+def _check_types(model: Any, optimizer: Any, lora: Any, schedule: Any, kb: Any) -> None:
+    from km.kb import KnowledgeBase
+    from km.model import Model
+
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a km.Model, not {type(model).__name__}")
+    need("kb", kb, KnowledgeBase, "km.KnowledgeBase(path)")
+    check_parts(optimizer, lora, schedule)
 
 
 @dataclass(frozen=True)
@@ -567,9 +601,7 @@ def _trained_names(model: Model, which: Which, lora: LoRA | None) -> list[str]:
         return lora.names(parameters)
     if isinstance(model, TrainableModel):
         return [row[0] for row in parameters if row[5]]
-    if isinstance(which, str):
-        which = ["*"] if which == "all" else [which]
-    flags = match_names("which", which, names)
+    flags = match_names("which", ["*"] if which == "all" else strings("which", which), names)
     return [name for name, flag in zip(names, flags, strict=True) if flag]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -243,6 +244,38 @@ def test_snapshots_are_written_and_read(small: km.Model, tmp_path: Path) -> None
         km.load(DATA / "qwen3").trainable().restore(snapshot)
     with pytest.raises(km.ArgumentError, match="not trainable here"):
         small.trainable("blk.0.*").restore(snapshot)
+    with pytest.raises(TypeError, match=r"takes a km\.Snapshot"):
+        trainable.restore(small)  # type: ignore[arg-type]
+
+
+def test_any_flipped_bit_of_a_snapshot_is_found(small: km.Model, tmp_path: Path) -> None:
+    trainable = small.trainable()
+    disturb(trainable, ["blk.1.ffn_down.weight", "output_norm.weight"])
+    path = trainable.snapshot().save(tmp_path / "one.safetensors")
+    data = path.read_bytes()
+    for at in [*range(0, len(data), 97), len(data) - 1]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises((km.FormatError, km.ArgumentError)):
+            km.Snapshot.load(path, small)
+    for n in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:n])
+        with pytest.raises(km.FormatError):
+            km.Snapshot.load(path, small)
+
+
+def test_lies_in_headers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lie.safetensors"
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for lie in (
+        {"shape": [0, 2**62]}, {"shape": [1] * 100}, {"dtype": []}, {"shape": [2**40, 2**40]},
+        {"data_offsets": [0, 2**70]}, {"shape": [2.0]}, {"data_offsets": [4, 8]},
+    ):  # fmt: skip
+        text = json.dumps({"x": good | lie}).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+        with pytest.raises(km.FormatError, match="tensor 'x'"):
+            read_tensors(path)
 
 
 def test_tensor_files_read_what_safetensors_writes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 import km
 from km.cli import main
-from km.tensor_file import read_tensors
+from km.tensor_file import read_tensors, write_tensors
 
 DATA = Path(__file__).resolve().parent.parent / "golden_data"
 TEXTS = ["The quick brown fox jumps.", "Paris is a city in France.", "One two three four five."]
@@ -685,6 +685,106 @@ def test_damaged_checkpoints(tiny: km.Model, tmp_path: Path) -> None:
         km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_any_flipped_bit_of_a_checkpoint_is_found(
+    tiny: km.Model, tmp_path: Path, name: str
+) -> None:
+    km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path, keep=1)
+    file = tmp_path / "step-12" / name
+    data = file.read_bytes()
+    model = tiny.trainable()
+    for at in [*range(0, len(data), len(data) // 9), len(data) - 1]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        file.write_bytes(flipped)
+        try:
+            km.train(model, TEXTS, **SETTINGS, checkpoint=tmp_path)
+        except (km.FormatError, km.ArgumentError):
+            pass
+        else:
+            assert json.loads(flipped) == json.loads(data)  # white space
+            model.restore(tiny.snapshot())
+        assert model.fingerprint == tiny.fingerprint  # trained in place: nothing of it is written
+
+
+def test_checkpoints_are_not_mixed_up(tiny: km.Model, tmp_path: Path) -> None:
+    km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path / "a", save_every=6)
+    (tmp_path / "a" / "step-12" / "optimizer.safetensors").write_bytes(
+        (tmp_path / "a" / "step-6" / "optimizer.safetensors").read_bytes()
+    )
+    with pytest.raises(km.FormatError, match=r"optimizer\.safetensors: is of step 6"):
+        km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path / "a")
+    (tmp_path / "a" / "step-12").rename(tmp_path / "a" / "step-15")
+    with pytest.raises(km.FormatError, match=r"step-15: is of step 12; delete this checkpoint"):
+        km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path / "a")
+
+
+def test_a_link_in_the_folder_is_not_followed(tiny: km.Model, tmp_path: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    km.train(tiny, TEXTS, **SETTINGS, checkpoint=outside, keep=1)
+    run.mkdir()
+    (run / "step-1").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(km.FormatError, match="no checkpoint"):
+        km.train(tiny, TEXTS, **SETTINGS, checkpoint=run)
+    (run / "step-1").unlink()
+    (run / "step-12").symlink_to(outside / "step-12", target_is_directory=True)
+    done = km.train(tiny, TEXTS, **SETTINGS, checkpoint=run)
+    assert done.seconds == [] and steps_in(outside) == ["step-12"]
+    (run / "step-12").rename(run / "step-0")
+    (run / "step-6").mkdir()
+    (run / "step-6" / "state.json").write_text("{}")
+    with pytest.raises(km.FormatError, match="no checkpoint"):
+        km.train(tiny, TEXTS, **SETTINGS, checkpoint=run)
+    (run / "step-6" / "state.json").unlink()
+    (run / "step-6").rmdir()
+    (run / "step-0").rename(run / ".step-12.old")  # killed between two renames
+    assert km.train(tiny, TEXTS, **SETTINGS, checkpoint=run).seconds == []
+    assert steps_in(run) == ["step-12"]
+
+
+def test_what_callbacks_return_is_checked_at_once(tiny: km.Model) -> None:
+    for found, part in (
+        (5, "returned int"),
+        ({5: 1}, "mapping of str"),
+        ({"a": [1]}, "'a' holds list"),
+        ({"a": np.zeros(3)}, "'a' holds ndarray"),
+        ({"a\0b": 1}, "NUL"),
+    ):
+        with pytest.raises((TypeError, km.ArgumentError), match=part):
+            km.train(tiny, TEXTS, **SETTINGS, callbacks=lambda _, found=found: found)
+    kinds = iter([1, "text"])
+    trainable = tiny.trainable()
+    with pytest.raises(km.ArgumentError, match="'a' holds int, str"):
+        km.train(trainable, TEXTS, **SETTINGS, every=1, callbacks=lambda _: {"a": next(kinds)})
+    first = km.train(tiny, TEXTS, **(SETTINGS | {"steps": 1}))
+    assert trainable.fingerprint == first.model.fingerprint
+
+
+def test_token_ids_are_never_cut_to_fit(tiny: km.Model) -> None:
+    for ids, error in (
+        (np.array([1.5, 2.7]), TypeError),
+        (np.array([2**32 + 5, 2**32 + 6]), km.ArgumentError),
+        (np.array([float("nan"), 1.0]), TypeError),
+        ([2**40, 1], km.ArgumentError),
+        (np.array([[1, 2]]), TypeError),
+    ):
+        with pytest.raises(error, match=r"token ids|sequence of int"):
+            km.Example(ids).encode(tiny)
+    with pytest.raises(km.ArgumentError, match="lone surrogate"):
+        km.train(tiny, ["half \ud800 pair"], steps=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kb": "x.km"}, {"optimizer": "adamw"}, {"lora": 8}, {"schedule": "cosine"}, {"quota": "1G"}],
+)
+def test_arguments_of_another_kind(tiny: km.Model, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(options))} must be"):
+        km.train(tiny, TEXTS, steps=1, checkpoint=tmp_path / "c", **options)
+    with pytest.raises(TypeError, match=r"must be a km\.Model"):
+        km.train("model.gguf", TEXTS, steps=1)  # type: ignore[arg-type]
+
+
 def test_keep_and_quota(tiny: km.Model, tmp_path: Path) -> None:
     km.train(tiny, TEXTS, **SETTINGS, checkpoint=tmp_path / "a", save_every=1, keep=3)
     assert steps_in(tmp_path / "a") == ["step-10", "step-11", "step-12"]
@@ -883,3 +983,40 @@ def test_bad_lines(
     assert main([*command, "--out", files["out"]]) == 1
     assert part in capsys.readouterr().err
     assert not Path(files["out"]).exists()
+
+
+def test_damaged_adapters(tiny: km.Model, tmp_path: Path) -> None:
+    trainer = km.Trainer(tiny.trainable(), km.AdamW(lr=1e-2), lora=km.LoRA(2))
+    trainer.step(TEXTS)
+    trainer.save_adapters(tmp_path)
+    before = trainer.model.fingerprint
+    tensors, _ = read_tensors(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    a = min(name for name in tensors if "lora_A" in name)
+    b = a.replace("lora_A", "lora_B")
+    for change, part in (
+        ({a: tensors[a] * np.float32("nan")}, "not finite"),
+        ({a: tensors[a] * np.float32(1e38), b: np.full_like(tensors[b], 1e38)}, "too large"),
+        ({b: tensors[b].ravel()}, "does not fit"),
+        ({a: tensors[a][:1], b: tensors[b][:, :1]}, "at rank 2"),
+        ({a: tensors[a][:0], b: tensors[b][:, :0]}, "at rank 2"),
+    ):
+        write_tensors(
+            tmp_path / "adapter_model.safetensors", tensors | change, {}, overwrite=True
+        )  # fmt: skip
+        with pytest.raises(km.FormatError, match=part):
+            km.merge_adapters(tiny, tmp_path)
+        with pytest.raises(km.FormatError, match=part):
+            trainer.load_adapters(tmp_path)
+        assert trainer.model.fingerprint == before
+    write_tensors(tmp_path / "adapter_model.safetensors", tensors, {}, overwrite=True)
+    for change in ({"r": 3}, {"r": 10**400}, {"r": 1.5}, {"lora_alpha": math.nan}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(km.FormatError):
+            km.merge_adapters(tiny, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    os.rename(tmp_path / "adapter_model.safetensors", tmp_path / "moved")
+    os.mkfifo(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(km.FormatError, match="is no file"):
+        km.merge_adapters(tiny, tmp_path)
+    trainer.step(TEXTS)
