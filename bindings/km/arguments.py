@@ -121,6 +121,22 @@ def strings(name: str, values: Any) -> list[str]:
     return items
 
 
+def need_unicode(name: str, text: str) -> None:
+    """Refuse half a surrogate pair, which is no text.
+
+    Raises
+    ------
+    ArgumentError
+        With its place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"{name}: character {error.start} is a lone surrogate, which is no text"
+        ) from None
+
+
 def need(name: str, value: Any, kind: type, example: str) -> None:
     """Refuse what is neither None nor of a class.
 

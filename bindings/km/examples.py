@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from km.arguments import is_ids, real_number
+from km.arguments import is_ids, need_unicode, real_number
 from km.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Example:
         import numpy as np
 
         if isinstance(self.text, str):
-            _need_unicode(self.text)
+            need_unicode(f"example {_shown(self.text)}", self.text)
             ids, spans = model._model.tokens(self.text, self.bos)
             return np.asarray(ids).copy(), np.asarray(spans)[:, 1]
         if not is_ids(self.text):
@@ -196,15 +196,6 @@ def pack_sequences(
     weights = np.concatenate([sequence.weights for sequence in sequences])
     offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
     return ids, offsets, weights
-
-
-def _need_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentError(
-            f"example {_shown(text)}: character {error.start} is a lone surrogate, which is no text"
-        ) from None
 
 
 def _shown(text: str | Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from km.arguments import strings
+from km.arguments import need, strings
 from km.chunk_work import ChunkWork, counted
 from km.datasets import priming_set
 from km.datasets.priming_set import (
@@ -358,15 +358,16 @@ def priming(
     >>> text = km.datasets.priming_set()["vermilion-fantasy-1"]  # doctest: +SKIP
     >>> km.priming(model, text)  # doctest: +SKIP
     """
+    _check_types(model, kb, mitigation, control_keyword, control_text)
     whole = as_priming_text(text, keyword, context)
     recipe = Recipe(
         optimizer=default_optimizer() if optimizer is None else optimizer,
         presentations=presentations,
         spacing=spacing,
         steps=steps,
-        background=tuple(background or ()),
+        background=tuple(strings("background", () if background is None else background)),
         batch_size=batch_size,
-        companions=tuple(companions),
+        companions=tuple(strings("companions", companions)),
         clip=clip,
         seed=seed,
     )
@@ -381,6 +382,19 @@ def priming(
             Arm(mitigation.name, whole, own_theme(items, "neutral"), whole.text, mitigation)
         )
     return _run(model, arms, recipe, keyword_tokens, seed, kb, progress)
+
+
+def _check_types(model: Any, kb: Any, mitigation: Any, keyword: Any, text: Any) -> None:
+    from km.kb import KnowledgeBase
+    from km.model import Model
+    from km.pruning import Pruning
+
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a km.Model, not {type(model).__name__}")
+    need("kb", kb, KnowledgeBase, "km.KnowledgeBase(path)")
+    need("mitigation", mitigation, Pruning, "km.IgnoreTopK(0.1)")
+    need("control_keyword", keyword, str, "'scarlet'")
+    need("control_text", text, str, "'An unrelated text.'")
 
 
 def _run(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from km.arguments import strings, whole_number
+from km.arguments import need, need_unicode, real_number, strings, whole_number
 from km.datasets.priming_set import (
     PrimingText,
     Probe,
@@ -17,6 +17,7 @@ from km.datasets.priming_set import (
     priming_theme,
 )
 from km.errors import ArgumentError
+from km.optimizers import Optimizer
 from km.result import content_key
 from km.scores.priming import UNSTABLE
 from km.table import Column, Table
@@ -100,6 +101,9 @@ class Recipe:
         whole_number("spacing", self.spacing, 1)
         whole_number("batch_size", self.batch_size, 1)
         whole_number("seed", self.seed, 0, 2**64 - 1)
+        need("optimizer", self.optimizer, Optimizer, "km.AdamW(lr=1e-4)")
+        if self.clip is not None and real_number("clip", self.clip, 0, 1e18) == 0:
+            raise ArgumentError("clip is 0, which would stop all learning; None clips nothing")
         if self.steps is not None and whole_number("steps", self.steps, 0) < self.n_steps:
             raise ArgumentError(
                 f"steps is {self.steps}; {self.presentations} presentations {self.spacing} apart "
@@ -344,6 +348,7 @@ def as_priming_text(
         The keyword does not stand in the text, or not behind the context.
     """
     if isinstance(text, PrimingText):
+        need_unicode("text", text.text)
         if keyword not in (None, text.keyword) or context not in (None, text.prefix):
             raise ArgumentError(f"text {text.id!r} has a keyword and a context of its own")
         return text
@@ -351,6 +356,8 @@ def as_priming_text(
         raise TypeError(f"text must be str or PrimingText, not {type(text).__name__}")
     if not isinstance(keyword, str) or not keyword.strip():
         raise ArgumentError("keyword must be a word of the text")
+    need("context", context, str, "'The colour of joy is'")
+    need_unicode("text", text)
     keyword = keyword.strip()
     if context is None:
         place = keyword_place(text, keyword)
@@ -404,6 +411,7 @@ def check_probes(keyword: str, probes: Sequence[Probe]) -> None:
         One does, or is empty.
     """
     for probe in probes:
+        need_unicode(f"probe {probe.id!r}", probe.text)
         if not probe.text.strip():
             raise ArgumentError(f"probe {probe.id!r} is empty")
         if keyword_place(probe.text, keyword) is not None:

@@ -362,6 +362,9 @@ def test_where_the_keyword_stands() -> None:
         (TEXT, "mauve", {"probes": [Probe("a", "", "x"), Probe("a", "", "y")]}, "same id"),
         ("The cat sat on it.", "sat", {"probes": None}, "km has no probes"),
         ("The cat sat on it. " * 40, "sat", {}, "do not fit into the model's context"),
+        (TEXT + " \ud800", "mauve", {}, "text: character .* is a lone surrogate"),
+        (TEXT, "mauve", {"probes": ["The \udfff is"]}, "'probes-0': character 4 is a lone"),
+        (TEXT, "mauve", {"clip": float("nan")}, "clip is nan"),
     ],
 )
 def test_bad_arguments(
@@ -371,6 +374,32 @@ def test_bad_arguments(
     probes = given.pop("probes")
     with pytest.raises(km.ArgumentError, match=message):
         km.priming(tiny, text, keyword, probes, optimizer=km.AdamW(lr=RATE), **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adamw"}, "optimizer must be"),
+        ({"kb": "x.km"}, "kb must be"),
+        ({"mitigation": "ignore"}, "mitigation must be"),
+        ({"control_keyword": 5}, "control_keyword must be"),
+        ({"context": 5}, "context must be"),
+        ({"background": [5]}, "background must hold str"),
+    ],
+)
+def test_arguments_of_another_kind(tiny: km.Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        km.priming(tiny, TEXT, "mauve", PROBES, **options)
+    with pytest.raises(TypeError, match=r"must be a km\.Model"):
+        km.priming("smollm2", TEXT, "mauve", PROBES)  # type: ignore[arg-type]
+
+
+def test_one_text_as_background_is_no_row_of_letters(tiny: km.Model) -> None:
+    options: dict[str, Any] = {"presentations": 1, "batch_size": 2, "controls": ()}
+    one = km.priming(tiny, TEXT, "mauve", PROBES, background=PROBES[0], **options)
+    several = km.priming(tiny, TEXT, "mauve", PROBES, background=[PROBES[0]], **options)
+    assert one.table["logp_after"] == several.table["logp_after"]
+    assert one.parameters == several.parameters
 
 
 def test_a_shipped_text_brings_probes_and_controls(tiny: km.Model) -> None:

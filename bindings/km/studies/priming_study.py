@@ -30,7 +30,7 @@ from km.progress import Progress, ProgressReporter
 from km.result import content_key, make_provenance
 from km.scores.priming import THRESHOLD
 from km.stepping import STEPPING_ID, STEPPING_VERSION, proposals
-from km.studies.priming_plan import Design, check_texts, plan_arms, same_weights
+from km.studies.priming_arms import Design, check_texts, plan_arms, same_weights
 from km.studies.priming_result import STUDY_ID, STUDY_VERSION, PrimingStudy
 from km.table import Column, Table
 from km.trainable import TrainableModel
@@ -137,7 +137,7 @@ def priming(
         presentations=presentations,
         spacing=spacing,
         steps=steps,
-        background=tuple(background or ()),
+        background=tuple(strings("background", () if background is None else background)),
         batch_size=batch_size,
         clip=clip,
         seed=seed,
