@@ -89,6 +89,8 @@ class Checkpoints:
         keep: int,
         quota: int | None,
     ) -> None:
+        if not os.fspath(folder):
+            raise ArgumentError("checkpoint is empty; it must name a folder")
         self.folder = Path(folder).expanduser()
         self.recipe = json.loads(canonical_json(recipe))
         self.keep = keep

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a checkpoint, or a folder of them."""
+    if not os.fspath(path):  # not the working directory
+        return False
     folder = Path(path).expanduser()
     return (folder / STATE).is_file() or (folder.is_dir() and bool(list_steps(folder)))
 

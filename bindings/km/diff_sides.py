@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from km import _km
+from km.arguments import need
 from km.errors import ArgumentError, UnsupportedError
 from km.recall import Recall, recall_key
 from km.recall_plan import RelationPlan
@@ -115,6 +116,9 @@ def resolve_both(
 
     Where one side is a checkpoint and no origin is given, the other side is taken for it.
     """
+    from km.kb import KnowledgeBase
+
+    need("kb", kb, KnowledgeBase, "km.KnowledgeBase(path)")
     base = None if origin is None else resolve(origin, "origin", kb, threads).model
     if base is None and _holds_checkpoint(a):
         after = resolve(b, "b", kb, threads)

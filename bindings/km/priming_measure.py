@@ -358,7 +358,9 @@ def priming(
     >>> text = km.datasets.priming_set()["vermilion-fantasy-1"]  # doctest: +SKIP
     >>> km.priming(model, text)  # doctest: +SKIP
     """
-    _check_types(model, kb, mitigation, control_keyword, control_text)
+    check_types(model, kb, mitigation)
+    need("control_keyword", control_keyword, str, "'scarlet'")
+    need("control_text", control_text, str, "'An unrelated text.'")
     whole = as_priming_text(text, keyword, context)
     recipe = Recipe(
         optimizer=default_optimizer() if optimizer is None else optimizer,
@@ -384,7 +386,8 @@ def priming(
     return _run(model, arms, recipe, keyword_tokens, seed, kb, progress)
 
 
-def _check_types(model: Any, kb: Any, mitigation: Any, keyword: Any, text: Any) -> None:
+def check_types(model: Any, kb: Any, mitigation: Any) -> None:
+    """Refuse what is no model, no knowledge base or no mitigation, None apart."""
     from km.kb import KnowledgeBase
     from km.model import Model
     from km.pruning import Pruning
@@ -393,8 +396,6 @@ def _check_types(model: Any, kb: Any, mitigation: Any, keyword: Any, text: Any) 
         raise TypeError(f"model must be a km.Model, not {type(model).__name__}")
     need("kb", kb, KnowledgeBase, "km.KnowledgeBase(path)")
     need("mitigation", mitigation, Pruning, "km.IgnoreTopK(0.1)")
-    need("control_keyword", keyword, str, "'scarlet'")
-    need("control_text", text, str, "'An unrelated text.'")
 
 
 def _run(

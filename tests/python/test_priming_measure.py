@@ -394,6 +394,19 @@ def test_arguments_of_another_kind(tiny: km.Model, options: dict[str, Any], mess
         km.priming("smollm2", TEXT, "mauve", PROBES)  # type: ignore[arg-type]
 
 
+def test_arguments_of_a_study_of_another_kind(tiny: km.Model) -> None:
+    texts = km.datasets.priming_texts(1)
+    for options, message in (
+        ({"texts": ["vermilion"]}, "texts must hold"),
+        ({"texts": texts, "kb": "x.km"}, "kb must be"),
+        ({"texts": texts, "mitigation": "ignore"}, "mitigation must be"),
+        ({"texts": texts, "model": "smollm2"}, r"must be a km\.Model"),
+    ):
+        given: dict[str, Any] = {"model": tiny, **options}
+        with pytest.raises(TypeError, match=message):
+            km.studies.priming(**given)
+
+
 def test_one_text_as_background_is_no_row_of_letters(tiny: km.Model) -> None:
     options: dict[str, Any] = {"presentations": 1, "batch_size": 2, "controls": ()}
     one = km.priming(tiny, TEXT, "mauve", PROBES, background=PROBES[0], **options)

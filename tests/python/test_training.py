@@ -781,6 +781,8 @@ def test_token_ids_are_never_cut_to_fit(tiny: km.Model) -> None:
 def test_arguments_of_another_kind(tiny: km.Model, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"{next(iter(options))} must be"):
         km.train(tiny, TEXTS, steps=1, checkpoint=tmp_path / "c", **options)
+    with pytest.raises(km.ArgumentError, match="checkpoint is empty"):
+        km.train(tiny, TEXTS, steps=1, checkpoint="")
     with pytest.raises(TypeError, match=r"must be a km\.Model"):
         km.train("model.gguf", TEXTS, steps=1)  # type: ignore[arg-type]
 

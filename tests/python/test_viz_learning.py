@@ -696,3 +696,9 @@ def test_the_report_opens_files_with_runs_of_learning(tmp_path: Path) -> None:
     assert main(["report", "--kb", file, "--run", str(found.run), "--out", str(page)]) == 0
     assert "tiny_llama" in page.read_text("utf-8")
     assert main(["kb", "info", "--kb", file, "--check"]) == 0
+
+
+def test_a_path_is_no_knowledge_base(tmp_path: Path) -> None:
+    for draw in (km.draw.evolution, km.draw.priming, km.draw.learning, km.draw.lineage):
+        with pytest.raises(TypeError, match="KnowledgeBase"):
+            draw(str(tmp_path / "x.km"))

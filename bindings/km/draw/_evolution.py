@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km._kmviz import Graph, text_width
@@ -371,6 +372,8 @@ def _columns(source: Any, models: Sequence[str] | None, run: int | None) -> list
     if getattr(source, "measure", None) == DIFF_ID:
         return _from_diff(source.parameters, source.facts.rows())
     if not hasattr(source, "ask"):
+        if isinstance(source, str | Path):
+            raise TypeError(f"km.KnowledgeBase({str(source)!r}) opens a file")
         return _from_rows(source)
     if run is None:
         return _from_recall(source, models)

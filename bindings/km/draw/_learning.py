@@ -9,7 +9,7 @@ from typing import Any
 
 from km._kmviz import Graph, text_width
 from km.draw._common import figure, fit, footnote, hover, number, visible
-from km.draw._stored import described, file_name, optimizer_name, short
+from km.draw._stored import check_source, described, file_name, optimizer_name, short
 from km.errors import ArgumentError, NotFoundError
 from km.picture import Picture
 from km.result import stored_provenance
@@ -136,6 +136,7 @@ def _run(origin: Mapping[str, Any], tables: Sequence[Any], run: int | None) -> t
 
 def _read(source: Any, runs: Sequence[int] | None) -> tuple[list[_Run], dict[str, str], int]:
     """Runs, units of their columns, and how many were left out."""
+    check_source(source, "a knowledge base or what km.train returned")
     if not hasattr(source, "ask"):
         run, units = _run(source.provenance, [source.table], getattr(source, "run", None))
         return [run], units, 0

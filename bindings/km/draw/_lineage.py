@@ -407,6 +407,8 @@ def lineage(
     NotFoundError, ArgumentError
         No model, or more than one, is called `model`.
     """
+    if not hasattr(kb, "ask"):
+        raise TypeError(f"kb must be a km.KnowledgeBase, not {type(kb).__name__}")
     models, steps = stored_models(kb), stored_lineage(kb)
     if model is not None:
         family = _family(steps, named_model(models, model))

@@ -10,7 +10,7 @@ from typing import Any
 
 from km._kmviz import Graph, text_width
 from km.draw._common import fit, footnote, hover, number, visible
-from km.draw._stored import chosen_run, described, optimizer_name
+from km.draw._stored import check_source, chosen_run, described, optimizer_name
 from km.picture import Picture
 from km.result import stored_chunks
 
@@ -65,6 +65,7 @@ class _Group:
 
 def _read(source: Any, run: int | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Provenance and rows of a run or of a result."""
+    check_source(source, "a knowledge base or what km.priming returned")
     if not hasattr(source, "ask"):
         return dict(source.provenance), list(source.table.rows())
     run = chosen_run(source, PRIMING_ID, run)

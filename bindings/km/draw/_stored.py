@@ -60,6 +60,21 @@ def short(fingerprint: str) -> str:
     return visible(fingerprint)[:SHORTEST]
 
 
+def check_source(source: Any, kinds: str) -> None:
+    """Refuse what is neither a knowledge base nor a result.
+
+    Raises
+    ------
+    TypeError
+        Such as a path.
+    """
+    if not hasattr(source, "ask") and not hasattr(source, "provenance"):
+        raise TypeError(
+            f"source must be {kinds}, not {type(source).__name__}; km.KnowledgeBase(path) opens a "
+            "file"
+        )
+
+
 def stored_models(kb: KnowledgeBase) -> dict[str, dict[str, Any]]:
     """Models by fingerprint, in the order they were recorded."""
     sql = "SELECT fingerprint, name, precision, architecture, n_parameters FROM models ORDER BY id"

@@ -16,7 +16,7 @@ from km.datasets.priming_set import (
     priming_texts,
 )
 from km.errors import ArgumentError
-from km.priming_measure import CONTROLS, default_optimizer
+from km.priming_measure import CONTROLS, check_types, default_optimizer
 from km.priming_plan import (
     Arm,
     Encoded,
@@ -131,6 +131,8 @@ def priming(
     if keyword_tokens not in ("joint", "first"):
         raise ArgumentError(f'keyword_tokens is {keyword_tokens!r}, not "joint" or "first"')
     chosen = list(priming_texts(None if full else 1) if texts is None else texts)
+    if not all(isinstance(text, PrimingText) for text in chosen):
+        raise TypeError("texts must hold km.datasets.PrimingText, with keyword and theme")
     check_texts(chosen)
     recipe = Recipe(
         optimizer=default_optimizer() if optimizer is None else optimizer,
@@ -149,7 +151,9 @@ def priming(
         stepping_stones=full if stepping_stones is None else stepping_stones,
         threshold=threshold,
     )
-    study = _Study(_checked(model), recipe, design, keyword_tokens, kb)
+    base = _checked(model)
+    check_types(base, kb, mitigation)
+    study = _Study(base, recipe, design, keyword_tokens, kb)
     return study.run(chosen, {"seed": seed, "confidence": confidence, "full": full}, progress)
 
 
