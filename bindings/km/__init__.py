@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from km.comparison import Comparison as Comparison
     from km.comparison import compare as compare
     from km.comparison import power as power
+    from km.conflict_measure import Conflict as Conflict
+    from km.conflict_measure import conflict as conflict
     from km.datasets import validate as validate
     from km.decoders import Beam as Beam
     from km.decoders import Choice as Choice
@@ -120,6 +122,7 @@ _PLACES = {
     "CausalTrace": "causal_tracing",
     "Choice": "decoders",
     "Comparison": "comparison",
+    "Conflict": "conflict_measure",
     "ConflictWarning": "kb",
     "Context": "_km",
     "Decoder": "decoders",
@@ -172,6 +175,7 @@ _PLACES = {
     "activation_patching": "patch_sweep",
     "causal_trace": "causal_tracing",
     "compare": "comparison",
+    "conflict": "conflict_measure",
     "datasets": "",
     "diff": "model_diff",
     "diff_nulls": "model_diff",

@@ -15,6 +15,7 @@ Match: TypeAlias = Literal["exact", "start", "contains"]
 MATCHES = ("exact", "start", "contains")
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PHRASE_END = re.compile(r"[.,;:!?](?=\s|$)|\n")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -99,6 +100,17 @@ def matches(prediction: str, answers: Iterable[str], how: Match = "exact") -> bo
         ):
             return True
     return False
+
+
+def answer_part(text: str) -> str:
+    """What a model writes before the first mark that ends a phrase, or the end of the line.
+
+    Examples
+    --------
+    >>> answer_part("Paris, the capital"), answer_part("St.Petersburg. It")
+    ('Paris', 'St.Petersburg')
+    """
+    return _PHRASE_END.split(text.strip(), maxsplit=1)[0].strip()
 
 
 # ---- mentions ----

@@ -111,7 +111,7 @@ def _fact_example(
         if not 0 <= index < n:
             raise ArgumentError(f"{name} is {index}, but {relation.name} has {n} templates")
     stem = relation.templates[statement].replace("{}", fact.subject)
-    stated = f"{stem} {fact.answer}."
+    stated = f"{stem} {_sentence_end(fact.answer)}"
     before = {"only": 0, "start": 0, "middle": len(fillers) // 2, "end": len(fillers)}[place]
     others = [] if place == "only" else fillers
     prompts = [text.replace("{}", fact.subject) for text in relation.templates]
@@ -133,6 +133,11 @@ def _fact_example(
             ],
         },
     )
+
+
+def _sentence_end(answer: str) -> str:
+    """An answer with a full stop, where it does not end in one."""
+    return answer if answer.endswith(".") else f"{answer}."
 
 
 def counterfactuals(
@@ -195,12 +200,12 @@ def _restated(example: QAExample, answer: QAAnswer, match: Mapping[str, Any]) ->
     """The passage with another answer behind its statement; the subject is not touched."""
     stem = example.metadata["statement"] + " "
     start = example.context.index(stem) + len(stem)
-    rest = example.context[start + len(example.answers[0].text) :]
+    rest = example.context[start + len(_sentence_end(example.answers[0].text)) :]
     new = replace(answer, spans=((start, start + len(answer.text)),))
     return replace(
         example,
         uid=f"relation-sub_{example.uid}",
-        context=f"{example.context[:start]}{answer.text}{rest}",
+        context=f"{example.context[:start]}{_sentence_end(answer.text)}{rest}",
         answers=(new,),
         is_substitute=True,
         metadata={**example.metadata, **match},

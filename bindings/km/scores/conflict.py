@@ -239,7 +239,7 @@ def ratio_of_buckets(
 def _share(
     hits: Sequence[bool], clusters: Sequence[object], confidence: float, seed: int
 ) -> Interval | None:
-    """Share of hits; None where no item, or a single cluster of several, tells nothing."""
+    """Share of hits; None where no item, a single cluster, or equal clusters tell nothing."""
     names = [str(cluster) for cluster in clusters]
     n_clusters = len(set(names))
     if not hits:
@@ -249,7 +249,8 @@ def _share(
     if n_clusters < 2:
         return None
     values = [float(hit) for hit in hits]
-    return clustered_bootstrap(values, names, confidence=confidence, seed=seed, proportion=True)
+    made = clustered_bootstrap(values, names, confidence=confidence, seed=seed, proportion=True)
+    return made if made.low < made.high else None  # a few clusters agree by chance
 
 
 def two_class_accuracy(
@@ -274,7 +275,7 @@ def two_class_accuracy(
     Raises
     ------
     ArgumentError
-        Shapes do not go together, a value is NaN, or one cluster is all there is.
+        Shapes do not go together, a value is NaN, or the clusters say nothing about spread.
 
     Notes
     -----
@@ -301,5 +302,5 @@ def two_class_accuracy(
         raise ArgumentError(f"{len(ids)} clusters for {len(hits)} items")
     share = _share(hits, ids, coverage(confidence), seed)
     if share is None:
-        raise ArgumentError("a single cluster says nothing about spread; leave clusters out")
+        raise ArgumentError("the clusters say nothing about spread: there is one, or all are equal")
     return share
