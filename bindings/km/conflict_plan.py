@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km.datasets.answer_text import find_mentions
 from km.datasets.conflict_set import QAExample
-from km.datasets.substitution import answer_groups, is_other
+from km.datasets.substitution import answer_groups, is_other, shuffle
 from km.errors import ArgumentError
 from km.result import content_key
 from km.table import Column
@@ -120,7 +120,7 @@ def make_items(
             for answer in groups.get(example.answer_type or "", {}).values()
             if is_other(answer, example) and not (original and not is_other(answer, original))
         ]
-        rng.shuffle(pool)
+        shuffle(rng, pool)
         items.append(
             Item(
                 row=_shared(example, original, known),

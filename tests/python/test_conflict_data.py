@@ -163,6 +163,20 @@ def test_draws_and_seeds_are_checked() -> None:
         d.substitute_corpus(["Ann"])  # type: ignore[list-item]
 
 
+def test_mixed_training_sets() -> None:
+    given = people(*(f"P{i}" for i in range(20)))
+    made = d.substitute_corpus(given)
+    mixed = d.mix_substituted(given, made, ratio=0.5, seed=1)
+    assert (mixed.name, len(mixed)) == ("p-mixed", 30)
+    assert {e.uid for e in mixed} >= {e.uid for e in given}
+    assert sum(e.is_substitute for e in mixed) == 10
+    assert mixed == d.mix_substituted(given, made, ratio=0.5, seed=1)
+    assert mixed != d.mix_substituted(given, made, ratio=0.5, seed=2)
+    assert len(d.mix_substituted(given, made, ratio=3)) == 40
+    with pytest.raises(ArgumentError, match="ratio is -1"):
+        d.mix_substituted(given, made, ratio=-1)
+
+
 # ---- facts ----
 
 

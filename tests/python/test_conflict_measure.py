@@ -127,6 +127,18 @@ def test_a_stored_run_is_not_measured_again(
             km.conflict(tiny, made, by="generate", kb=kb, progress=False)
 
 
+def test_states_come_from_recall_of_the_same_model(tiny: km.Model, made: QASet) -> None:
+    ball = relation("ball", ("A", "red"), ("B", "blue"), ("C", "green"))
+    recall = km.memorization(tiny, d.FactSet((ball,)), progress=False)
+    states = {row["fact"]: row["state"] for row in recall.facts.rows()}
+    result = km.conflict(tiny, made, by="score", recall=recall, progress=False)
+    for row in result.table.rows():
+        assert row["known"] == (states[row["fact"]] if row["relation"] == "ball" else None)
+    other = km.load(str(TINY.with_name("tiny_gemma3")))
+    with pytest.raises(ArgumentError, match="not of this model"):
+        km.conflict(other, made, by="score", recall=recall)
+
+
 def test_an_interrupted_chunk_is_not_kept(
     tiny: km.Model, made: QASet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ from km.datasets.priming_set import (
 )
 from km.datasets.readers import read_facts
 from km.datasets.substitution import (
+    mix_substituted,
     popularity_bins,
     substitute,
     substitute_alias,
@@ -80,6 +81,7 @@ __all__ = [
     "facts",
     "find_mentions",
     "memotrap",
+    "mix_substituted",
     "neutral_texts",
     "nq_synth",
     "popularity_bins",

@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from km.arguments import whole_number
+from km.arguments import real_number, whole_number
 from km.datasets.answer_text import Spans, find_literal, find_mentions, normalize_answer
 from km.datasets.conflict_set import (
     QAAnswer,
@@ -221,6 +221,48 @@ def _run(
     named = examples if isinstance(examples, QASet) else QASet(())
     name = f"{named.name}-{policy}" if named.name else policy
     return QASet(tuple(made), name, named.source, named.licence, tuple(skipped))
+
+
+def mix_substituted(
+    originals: Examples, substituted: Examples, *, ratio: float = 1.0, seed: int = 0
+) -> QASet:
+    """Originals and substituted examples in one shuffled set, to train on both.
+
+    Parameters
+    ----------
+    originals, substituted : QASet or iterable of QAExample
+    ratio : float
+        Substituted examples an original, as far as there are some; they are drawn.
+    seed : int
+        Of the draw and the order.
+
+    Notes
+    -----
+    Longpre et al. 2021 train on as many substituted as original examples, so that a reader learns
+    to follow the passage.
+
+    Examples
+    --------
+    >>> one = QAExample("1", "Who?", "It was Ann.", (QAAnswer("Ann"),))
+    >>> sorted(e.uid for e in mix_substituted([one], [substitute(one, "Bo")]))
+    ['1', 'sub_1']
+    """
+    old, new = as_examples(originals), as_examples(substituted)
+    share = real_number("ratio", ratio, 0, 1e6)
+    rng = random.Random(whole_number("seed", seed, 0))
+    shuffle(rng, new)
+    mixed = old + new[: round(share * len(old))]
+    shuffle(rng, mixed)
+    named = originals if isinstance(originals, QASet) else QASet(())
+    name = f"{named.name}-mixed" if named.name else "mixed"
+    return QASet(tuple(mixed), name, named.source, named.licence)
+
+
+def shuffle(rng: random.Random, items: list[Any]) -> None:
+    """In place, by draws whose meaning no version of Python changes."""
+    for i in range(len(items) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        items[i], items[j] = items[j], items[i]
 
 
 # ---- policies ----
