@@ -36,8 +36,17 @@ def _bytes(text: str) -> int:
     unit = text[-1:].upper() if text[-1:].isalpha() else ""
     try:
         return int(float(text.removesuffix(text[-1:]) if unit else text) * _SIZES[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 5G or 800M") from None
+
+
+def _read(path: Path) -> str:
+    from km.errors import FormatError
+
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from None
 
 
 def _from_text(path: Path) -> list[Example]:
@@ -46,7 +55,7 @@ def _from_text(path: Path) -> list[Example]:
 
     lines: list[str] = []
     texts: list[str] = []
-    for line in [*path.read_text("utf-8").splitlines(), ""]:
+    for line in [*_read(path).splitlines(), ""]:
         if line.strip():
             lines.append(line)
         elif lines:
@@ -56,12 +65,8 @@ def _from_text(path: Path) -> list[Example]:
 
 
 def _from_jsonl(path: Path) -> list[Example]:
-    examples = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                examples.append(_example(line, f"{path}, line {number}"))
-    return examples
+    lines = enumerate(_read(path).split("\n"), 1)
+    return [_example(line, f"{path}, line {number}") for number, line in lines if line.strip()]
 
 
 def _example(line: str, where: str) -> Example:
@@ -235,7 +240,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
 
 def _add_keeping(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("keeping")
-    group.add_argument("--checkpoint", type=Path, metavar="DIR", help="folder of checkpoints")
+    group.add_argument("--checkpoint", metavar="DIR", help="folder of checkpoints")
     group.add_argument("--save-every", type=int, metavar="N", help="steps between them (a tenth)")
     group.add_argument("--keep", type=int, default=2, metavar="N", help="newest that stay (2)")
     group.add_argument("--quota", type=_bytes, metavar="SIZE", help="most bytes, such as 5G")

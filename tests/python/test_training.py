@@ -987,6 +987,21 @@ def test_bad_lines(
     assert not Path(files["out"]).exists()
 
 
+def test_files_and_options_that_name_nothing_usable(
+    tiny: km.Model, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", tiny.path, "--steps", "1", "--out", files["out"]]
+    assert main([*command, "--text", files["a.txt"], "--checkpoint", ""]) == 1
+    assert "checkpoint is empty" in capsys.readouterr().err
+    for name, option in (("a.txt", "--text"), ("a.jsonl", "--jsonl")):
+        Path(files[name]).write_bytes(b"ab\xff")
+        assert main([*command, option, files[name]]) == 1
+        assert f"{files[name]}: byte 2 is not UTF-8" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--text", files["a.txt"], "--quota", "infG"])
+    assert "is not a size" in capsys.readouterr().err
+
+
 def test_damaged_adapters(tiny: km.Model, tmp_path: Path) -> None:
     trainer = km.Trainer(tiny.trainable(), km.AdamW(lr=1e-2), lora=km.LoRA(2))
     trainer.step(TEXTS)
