@@ -5,6 +5,7 @@ from __future__ import annotations
 from km.scores import conflict as conflict
 from km.scores import interventions as interventions
 from km.scores import memorization as memorization
+from km.scores import overshadow as overshadow
 from km.scores import priming as priming
 
-__all__ = ["conflict", "interventions", "memorization", "priming"]
+__all__ = ["conflict", "interventions", "memorization", "overshadow", "priming"]
