@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
     from km import loss as loss
+    from km import overshadow as overshadow
     from km import schedules as schedules
     from km import scores as scores
     from km import stats as stats
@@ -191,6 +192,7 @@ _PLACES = {
     "memorization": "recall",
     "merge_adapters": "lora",
     "models": "loading",
+    "overshadow": "",
     "patch": "patching",
     "power": "comparison",
     "priming": "priming_measure",
