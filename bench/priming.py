@@ -21,7 +21,7 @@ from common import Peer, in_turn, largest_gap, machine_line, make_parser, median
 import km
 from km.loading import load, locate
 from km.priming_plan import encode_item
-from km.studies.priming_plan import text_items
+from km.studies.priming_arms import text_items
 
 CATEGORY = "fantasy"
 PRESENTATIONS = 3

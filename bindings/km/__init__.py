@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from km.decoders import Decoder as Decoder
     from km.decoders import Greedy as Greedy
     from km.decoders import Sample as Sample
+    from km.diff_models import Diff as Diff
+    from km.diff_models import diff as diff
+    from km.diff_models import diff_nulls as diff_nulls
     from km.errors import ArgumentError as ArgumentError
     from km.errors import BusyError as BusyError
     from km.errors import CancelledError as CancelledError
@@ -60,9 +63,6 @@ if TYPE_CHECKING:
     from km.lora import LoRA as LoRA
     from km.lora import merge_adapters as merge_adapters
     from km.model import Model as Model
-    from km.model_diff import Diff as Diff
-    from km.model_diff import diff as diff
-    from km.model_diff import diff_nulls as diff_nulls
     from km.neurons import KnowledgeNeurons as KnowledgeNeurons
     from km.neurons import knowledge_neurons as knowledge_neurons
     from km.optimizers import SGD as SGD
@@ -127,7 +127,7 @@ _PLACES = {
     "ConflictWarning": "kb",
     "Context": "_km",
     "Decoder": "decoders",
-    "Diff": "model_diff",
+    "Diff": "diff_models",
     "Error": "errors",
     "Example": "examples",
     "ExposureResult": "texts",
@@ -178,8 +178,8 @@ _PLACES = {
     "compare": "comparison",
     "conflict": "conflict_measure",
     "datasets": "",
-    "diff": "model_diff",
-    "diff_nulls": "model_diff",
+    "diff": "diff_models",
+    "diff_nulls": "diff_models",
     "draw": "",
     "exposure": "texts",
     "forecast": "priming_forecast",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from km.cli_arguments import add_threads, names, numbers, open_knowledge_base
 
 if TYPE_CHECKING:
-    from km.model_diff import Diff
+    from km.diff_models import Diff
 
 TROUBLE = 2
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Diff:
     from km.cli import choose_facts
-    from km.model_diff import diff
+    from km.diff_models import diff
 
     facts = None
     if args.facts is not None:

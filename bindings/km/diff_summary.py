@@ -9,7 +9,7 @@ from km import diff_facts, diff_shares
 from km.diff_shares import ALL, UNRELATED
 
 if TYPE_CHECKING:
-    from km.model_diff import Diff
+    from km.diff_models import Diff
 
 
 def _percent(value: float | None) -> str:

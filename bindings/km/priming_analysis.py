@@ -296,17 +296,37 @@ class _Work:
         return [(name, self.difference(LEARNED, name)) for name in against]
 
 
+def read_columns(
+    table: Table | Mapping[str, Sequence[Any]], names: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Floats]]:
+    """Columns of a study's rows: those of `names`, and log-probabilities with NaN for null.
+
+    Raises
+    ------
+    ArgumentError
+        A column is missing.
+    """
+    import numpy as np
+
+    numbers = ("logp_keyword_before", "logp_before", "logp_after")
+    there = table.names if isinstance(table, Table) else list(table)
+    missing = [name for name in (*names, *numbers) if name not in there]
+    if missing:
+        raise ArgumentError(f"the rows of a priming study need a column {missing[0]!r}")
+    columns = {name: np.asarray(table[name]) for name in names}
+    return columns, {name: _floats(table[name]) for name in numbers}
+
+
+def _floats(values: Any) -> Floats:
+    import numpy as np
+
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
 def _read(table: Table | Mapping[str, Sequence[Any]]) -> tuple[dict[str, _Rows], int]:
     import numpy as np
 
-    wanted = ("text", "keyword", "arm", "probe", "same_theme")
-    numbers = ("logp_keyword_before", "logp_before", "logp_after")
-    names = table.names if isinstance(table, Table) else list(table)
-    missing = [name for name in (*wanted, *numbers) if name not in names]
-    if missing:
-        raise ArgumentError(f"the rows of a priming study need a column {missing[0]!r}")
-    texts = {name: np.asarray(table[name]) for name in wanted}
-    values = {name: _floats(table[name]) for name in numbers}
+    texts, values = read_columns(table, ("text", "keyword", "arm", "probe", "same_theme"))
     own = texts["same_theme"].astype(bool)
     good = own & np.all([np.isfinite(v) for v in values.values()], axis=0)
     arms: dict[str, _Rows] = {}
@@ -322,12 +342,6 @@ def _read(table: Table | Mapping[str, Sequence[Any]]) -> tuple[dict[str, _Rows],
                 values["logp_after"][keep],
             )
     return arms, int(own.sum() - good.sum())
-
-
-def _floats(values: Any) -> Floats:
-    import numpy as np
-
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _matched(rows: _Rows, other: _Rows) -> tuple[NDArray[Any], Floats]:

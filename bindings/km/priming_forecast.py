@@ -1,7 +1,7 @@
 """Forecast, before any training, how far the words of a text will be primed by learning it.
 
 A forecast needs a calibration: what a priming study of the same model and recipe of training found
-(:mod:`km.forecast_model`). docs/measures/forecast.md.
+(:mod:`km.priming_calibration`). docs/measures/forecast.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from km.arguments import strings, whole_number
 from km.datasets.priming_set import PrimingText, Probe, keyword_place, priming_texts, probes
 from km.errors import ArgumentError, NotFoundError
-from km.forecast_model import Calibration, calibrate, parse
+from km.priming_calibration import Calibration, calibrate, parse
 from km.priming_plan import (
     Arm,
     Recipe,

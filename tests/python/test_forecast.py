@@ -14,7 +14,7 @@ from priming_simulation import simulate
 
 import km
 from km.cli import main
-from km.forecast_model import Calibration, calibrate, parse, recipe_hash
+from km.priming_calibration import Calibration, calibrate, parse, recipe_hash
 from km.priming_forecast import (
     CALIBRATION_ID,
     calibrate_study,

@@ -13,8 +13,8 @@ import km
 from km import cli
 from km.datasets import PrimingText
 from km.priming_run import Learner
+from km.studies.priming_arms import Design, plan_arms, same_weights
 from km.studies.priming_compare import KEPT, Question, compare_arms
-from km.studies.priming_plan import Design, plan_arms, same_weights
 from km.studies.priming_words import describe_findings
 
 TINY = Path(__file__).parents[1] / "golden_data" / "tiny_llama"

@@ -1,4 +1,4 @@
-"""What a priming study does: arms of every text, in an order that trains as little as possible."""
+"""The arms of a priming study: what is done with each text, in the order that trains least."""
 
 from __future__ import annotations
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from km.arguments import coverage
 from km.errors import ArgumentError, FormatError
+from km.priming_analysis import read_columns
 from km.regression import fit_mixed, t_quantile
 from km.result import canonical_json
 from km.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Ids = NDArray[Any]
@@ -231,14 +232,8 @@ class _Rows:
 def _read(table: Table | Mapping[str, Sequence[Any]]) -> _Rows:
     import numpy as np
 
-    names = table.names if isinstance(table, Table) else list(table)
-    wanted = ("text", "keyword", "theme", "probe", "arm", "same_theme")
-    numbers = ("logp_keyword_before", "logp_before", "logp_after")
-    missing = [name for name in (*wanted, *numbers) if name not in names]
-    if missing:
-        raise ArgumentError(f"the rows of a priming study need a column {missing[0]!r}")
-    text = {name: np.asarray(table[name]) for name in wanted}
-    value = {name: _floats(table[name]) for name in numbers}
+    names = ("text", "keyword", "theme", "probe", "arm", "same_theme")
+    text, value = read_columns(table, names)
     finite = np.all([np.isfinite(v) for v in value.values()], axis=0)
     learned = finite & (text["arm"] == "learned")
     own = learned & text["same_theme"].astype(bool)
@@ -257,12 +252,6 @@ def _read(table: Table | Mapping[str, Sequence[Any]]) -> _Rows:
         value["logp_after"][own],
         frequency[own],
     )
-
-
-def _floats(values: ArrayLike | Sequence[Any]) -> Floats:
-    import numpy as np
-
-    return np.array([math.nan if v is None else v for v in np.asarray(values).tolist()], float)
 
 
 @dataclass(frozen=True)
