@@ -19,6 +19,7 @@ ALLOCATES_NOTHING = {
     "km_model_weight_find",
     "km_model_weight_into",
     "km_rows_argmax",
+    "km_rows_at",
     "km_rows_logprobs_into",
     "km_rows_top",
     "km_trainer_estimate",

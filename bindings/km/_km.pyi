@@ -300,6 +300,8 @@ class Session:
         patches: Buffer | None = None,
         factors: Buffer | None = None,
         values: Buffer | None = None,
+        layers: Buffer | None = None,
+        norm: bool = True,
     ) -> Array:
         """Compute T more tokens and keep them.
 
@@ -312,10 +314,14 @@ class Session:
             Which of the new tokens, counted from 0, to return logits of.
         patches, factors, values : optional
             As in trace_run, each of all new tokens (-1).
+        layers : (N) int64, optional
+            Layers whose logits are wanted too: 0 are the embeddings, l the stream after l blocks.
+        norm : bool
+            Whether those go through the final norm first.
 
         Returns
         -------
-        (R, V) float32
+        (R, V) float32; with layers ((1 + N) R, V): the output's rows, then those of each layer
         """
     def truncate(self, length: int) -> None:
         """Forget the nodes from `length` on."""
@@ -713,6 +719,9 @@ def rows_argmax(model: Model, logits: Buffer) -> tuple[Array, Array]:
 
 def rows_top(model: Model, logits: Buffer, k: int) -> tuple[Array, Array]:
     """Ids (B, k) int32 and log-probabilities (B, k) float64, nats, best first, of rows (B, V)."""
+
+def rows_at(model: Model, logits: Buffer, ids: Buffer) -> Array:
+    """Log-probabilities (B) float64, nats, of one token (B) int32 of each row (B, V)."""
 
 def rows_sample(
     model: Model,

@@ -148,6 +148,11 @@ static km_status take_top(const rows_job *job, km_error *err) {
                        job->model, err);
 }
 
+static km_status take_at(const rows_job *job, km_error *err) {
+    return km_rows_at(job->logprobs, job->ids, job->logits.data, job->logits.shape[0], job->model,
+                      err);
+}
+
 static km_status take_sample(const rows_job *job, km_error *err) {
     return km_rows_sample(job->ids, job->logprobs, job->logits.data, job->logits.shape[0],
                           &job->sampling, job->seed, job->streams, job->counters, job->model, err);
@@ -185,6 +190,22 @@ FUNCTION(rows_top) {
         } else {
             result = run_rows(module, make_choice(module, &job, job.k), &job, take_top);
         }
+    }
+    km_args_clear(&in);
+    return result;
+}
+
+FUNCTION(rows_at) {
+    km_args in;
+    km_view ids;
+    rows_job job = {0};
+    PyObject *result = NULL;
+    if (BIND(in, module, rows_at) && read_rows(&in, module, &job) &&
+        km_arg_view(&in, "ids", KM_I32, "(B)", &ids) &&
+        km_args_same_length(&in, "ids", ids.n, "logits", job.logits.shape[0]) &&
+        (result = new_array(module, KM_F64, ids.n, -1, (void **)&job.logprobs)) != NULL) {
+        job.ids = ids.data;
+        result = run_rows(module, result, &job, take_at);
     }
     km_args_clear(&in);
     return result;
@@ -243,6 +264,7 @@ PyMethodDef km_py_score_methods[] = {
     KM_METHOD("continuations_run", continuations_run, KM_DOC_continuations_run),
     KM_METHOD("rows_argmax", rows_argmax, KM_DOC_rows_argmax),
     KM_METHOD("rows_top", rows_top, KM_DOC_rows_top),
+    KM_METHOD("rows_at", rows_at, KM_DOC_rows_at),
     KM_METHOD("rows_sample", rows_sample, KM_DOC_rows_sample),
     KM_METHOD("rows_logprobs", rows_logprobs, KM_DOC_rows_logprobs),
     KM_METHOD("sampling_filter", sampling_filter, KM_DOC_sampling_filter),

@@ -54,7 +54,9 @@ static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 typedef struct append_job {
     const km_model *model;
     km_forward_request request;
-    float *out; /* (n_rows, V) */
+    float *out;     /* ((1 + n_reads) n_rows, V): the output's rows, then those of each layer */
+    float *streams; /* (n_reads, n_rows, D) */
+    bool norm;
 } append_job;
 
 static km_status keep_row(void *payload, int64_t index, int32_t layer, const float *logits,
@@ -68,7 +70,13 @@ static km_status keep_row(void *payload, int64_t index, int32_t layer, const flo
 
 static km_status append(void *payload, km_error *err) {
     append_job *job = payload;
-    return km_model_forward(job->model, &job->request, err);
+    const int64_t n = job->request.n_rows, vocab = km_model_config(job->model)->vocab_size;
+    km_status status = km_model_forward(job->model, &job->request, err);
+    if (status != KM_OK || job->request.n_reads == 0) {
+        return status;
+    }
+    return km_model_unembed_into(job->out + n * vocab, job->model, job->streams,
+                                 job->request.n_reads * n, job->norm, err);
 }
 
 static bool run_append(const km_state *state, append_job *job) {
@@ -94,6 +102,58 @@ static bool read_patches(km_args *in, append_job *job) {
     return true;
 }
 
+static PyObject *make_rows(const km_state *state, append_job *job) {
+    const int64_t shape[2] = {(1 + job->request.n_reads) * job->request.n_rows,
+                              km_model_config(job->model)->vocab_size};
+    void *data = NULL;
+    PyObject *result = km_array_new(state->types[KM_TYPE_ARRAY], KM_F32, 2, shape, &data);
+    job->out = data;
+    return result;
+}
+
+/* The stream after `layer` blocks, of every wanted row. */
+static km_read read_of_layer(const append_job *job, int64_t layer, float *out) {
+    const int32_t n_layers = km_model_config(job->model)->n_layers;
+    const bool last = layer == n_layers;
+    return (km_read){.point = last ? KM_POINT_RESID_POST : KM_POINT_RESID_PRE,
+                     .layer = last ? n_layers - 1 : (int32_t)layer,
+                     .head = -1,
+                     .nodes = job->request.rows,
+                     .n_nodes = job->request.n_rows,
+                     .out = out};
+}
+
+/* Parameters layers and norm. */
+static bool read_layers(km_args *in, append_job *job) {
+    km_view layers;
+    const km_config *config = km_model_config(job->model);
+    const int64_t a_layer = job->request.n_rows * config->d_model;
+    if (km_arg_object(in, "layers") == NULL || job->request.n_rows == 0) {
+        return true;
+    }
+    if (!km_arg_view(in, "layers", KM_I64, "(N)", &layers) ||
+        !km_arg_bool(in, "norm", &job->norm)) {
+        return false;
+    }
+    const int64_t *wanted = layers.data;
+    km_read *reads = km_args_alloc(in, (size_t)layers.n + 1, sizeof *reads);
+    job->streams = km_args_alloc(in, (size_t)(layers.n * a_layer) + 1, sizeof(float));
+    if (reads == NULL || job->streams == NULL) {
+        return false;
+    }
+    for (int64_t i = 0; i < layers.n; i++) {
+        if (wanted[i] < 0 || wanted[i] > config->n_layers) {
+            km_py_raise_format(in->errors, KM_ERANGE, "layers[%lld] is %lld; the model has 0 to %d",
+                               (long long)i, (long long)wanted[i], config->n_layers);
+            return false;
+        }
+        reads[i] = read_of_layer(job, wanted[i], job->streams + i * a_layer);
+    }
+    job->request.reads = reads;
+    job->request.n_reads = layers.n;
+    return true;
+}
+
 static PyObject *session_append(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames) {
     km_state *state = KM_OBJECT_STATE(self);
@@ -106,18 +166,17 @@ static PyObject *session_append(PyObject *self, PyObject *const *args, Py_ssize_
         km_arg_view(&in, "parents", KM_I64, "(T)", &parents) &&
         km_args_same_length(&in, "parents", parents.n, "ids", ids.n) &&
         km_arg_view(&in, "rows", KM_I64, "(R)", &rows)) {
-        append_job job = {.model = km_py_model_get(object->model)};
+        append_job job = {.model = km_py_model_get(object->model), .norm = true};
         job.request = (km_forward_request){.tree = {ids.data, parents.data, ids.n},
                                            .rows = rows.data,
                                            .n_rows = rows.n,
                                            .on_logits = keep_row,
                                            .payload = &job,
                                            .session = object->session};
-        const int64_t shape[2] = {rows.n, km_model_config(job.model)->vocab_size};
-        void *data = NULL;
-        result = km_array_new(state->types[KM_TYPE_ARRAY], KM_F32, 2, shape, &data);
-        job.out = data;
-        if (result != NULL && (!read_patches(&in, &job) || !run_append(state, &job))) {
+        if (read_patches(&in, &job) && read_layers(&in, &job)) {
+            result = make_rows(state, &job);
+        }
+        if (result != NULL && !run_append(state, &job)) {
             Py_CLEAR(result);
         }
     }

@@ -182,10 +182,11 @@ km_status km_sampling_filter(float *logits, int64_t n, const km_sampling *sampli
 
 typedef struct row_work {
     const km_model *model;
-    const float *logits; /* (B, V) */
-    int32_t *ids;        /* (B, k) */
-    double *logprobs;    /* (B, k) */
-    float *out;          /* (B, V) */
+    const float *logits;   /* (B, V) */
+    int32_t *ids;          /* (B, k) */
+    const int32_t *wanted; /* (B) */
+    double *logprobs;      /* (B, k) */
+    float *out;            /* (B, V) */
     int64_t k;
     const km_sampling *sampling;
     uint64_t seed;
@@ -233,6 +234,31 @@ km_status km_rows_top(int32_t *ids, double *logprobs, const float *logits, int64
 km_status km_rows_argmax(int32_t *ids, double *logprobs, const float *logits, int64_t n_rows,
                          const km_model *model, km_error *err) {
     return km_rows_top(ids, logprobs, logits, n_rows, 1, model, err);
+}
+
+static km_status at_range(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
+    const row_work *work = payload;
+    const int64_t vocab = vocab_of(work);
+    (void)worker;
+    (void)err;
+    for (int64_t i = begin; i < end; i++) {
+        const float *row = work->logits + i * vocab;
+        work->logprobs[i] =
+            (double)row[work->wanted[i]] - km_logits_logsumexp(work->model, row, vocab);
+    }
+    return KM_OK;
+}
+
+km_status km_rows_at(double *logprobs, const int32_t *ids, const float *logits, int64_t n_rows,
+                     const km_model *model, km_error *err) {
+    const row_work work = {.model = model, .logits = logits, .wanted = ids, .logprobs = logprobs};
+    for (int64_t i = 0; i < n_rows; i++) {
+        if (ids[i] < 0 || ids[i] >= vocab_of(&work)) {
+            return KM_SET(err, KM_ERANGE, "ids[%lld] is %d; the vocabulary has %lld tokens",
+                          (long long)i, ids[i], (long long)vocab_of(&work));
+        }
+    }
+    return over_rows(&work, n_rows, at_range, err);
 }
 
 #define DRAW_BLOCK 1024

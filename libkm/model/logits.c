@@ -244,7 +244,7 @@ typedef struct unembed_work {
     const km__pass pass; /* no more than km__norm needs */
     float *logits, *normed;
     const float *x;
-    int32_t layer;
+    int32_t layer; /* -1: of no particular one */
 } unembed_work;
 
 static km_status norm_stream_range(void *payload, int64_t begin, int64_t end, int worker,
@@ -268,7 +268,10 @@ static km_status cap_range(void *payload, int64_t begin, int64_t end, int worker
     for (int64_t i = begin; i < end; i++) {
         float *row = work->logits + i * config->vocab_size;
         if (!work->pass.kernels->all_finite(row, config->vocab_size)) {
-            return KM_SET(err, KM_ENUMERIC, "layer %d: logits are not finite", work->layer);
+            return work->layer < 0
+                       ? KM_SET(err, KM_ENUMERIC, "stream %lld: logits are not finite",
+                                (long long)i)
+                       : KM_SET(err, KM_ENUMERIC, "layer %d: logits are not finite", work->layer);
         }
         if (config->final_softcap > 0.0f) {
             work->pass.kernels->softcap(row, config->final_softcap, config->vocab_size);
@@ -277,15 +280,38 @@ static km_status cap_range(void *payload, int64_t begin, int64_t end, int worker
     return KM_OK;
 }
 
+/* What the head makes of rows that need no norm any more: work->normed, or x itself. */
+static km_status unembed(unembed_work *work, const float *rows, int64_t n, km_error *err) {
+    const km_model *model = work->pass.model;
+    const km_linear_job job = {
+        work->logits,          rows, &model->weights.unembed, NULL, model->config.vocab_size,
+        model->config.d_model, n};
+    KM_TRY(km_linear_many(model->ctx, &job, 1, err));
+    return km_parallel_for(model->ctx, n, 1, cap_range, work, err);
+}
+
 km_status km__unembed(const km_model *model, float *logits, float *normed, const float *x,
                       int64_t n, int32_t layer, km_error *err) {
-    const int64_t width = model->config.d_model, vocab = model->config.vocab_size;
     unembed_work work = {
         {.model = model, .kernels = km_ctx_kernels(model->ctx)}, logits, normed, x, layer};
-    const km_linear_job job = {logits, normed, &model->weights.unembed, NULL, vocab, width, n};
     KM_TRY(km_parallel_for(model->ctx, n, 16, norm_stream_range, &work, err));
-    KM_TRY(km_linear_many(model->ctx, &job, 1, err));
-    return km_parallel_for(model->ctx, n, 1, cap_range, &work, err);
+    return unembed(&work, normed, n, err);
+}
+
+km_status km_model_unembed_into(float *out, const km_model *model, const float *x, int64_t n,
+                                bool norm, km_error *err) {
+    if (out == NULL || model == NULL || x == NULL || n < 0) {
+        return KM_SET(err, KM_EINVAL, "%lld streams cannot be unembedded", (long long)n);
+    }
+    unembed_work work = {{.model = model, .kernels = km_ctx_kernels(model->ctx)}, out, NULL, x, -1};
+    if (!norm) {
+        return unembed(&work, x, n, err);
+    }
+    KM_TRY(km_alloc_array((void **)&work.normed, model->ctx, n,
+                          (size_t)model->config.d_model * sizeof(float), err));
+    km_status status = km__unembed(model, out, work.normed, x, n, -1, err);
+    km_free(model->ctx, work.normed);
+    return status;
 }
 
 /* ---- what is read off one row ---- */

@@ -87,6 +87,12 @@ static km_status next_logprobs(fixture *f, km_error *err) {
     return km_model_next_logprobs_into(out, f->model, IDS, 8, err);
 }
 
+static km_status unembed(fixture *f, km_error *err) {
+    float x[256] = {1}, out[4096];
+    assert_true(km_model_config(f->model)->d_model <= 256);
+    return km_model_unembed_into(out, f->model, x, 1, true, err);
+}
+
 /* A session that takes three tokens, forgets one and keeps one. */
 static km_status sessions(fixture *f, km_error *err) {
     static const int64_t parent[] = {-1, 0, 1}, kept[] = {0};
@@ -647,6 +653,7 @@ static const struct {
               {"km_model_forward", forward},
               {"km_model_logprobs_into", logprobs},
               {"km_model_next_logprobs_into", next_logprobs},
+              {"km_model_unembed_into", unembed},
               {"km_session_new, truncate, keep", sessions},
               {"km_model_gradients", gradients},
               {"km_model_train_pass", train_pass},

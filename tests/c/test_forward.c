@@ -256,6 +256,55 @@ static void test_lens_rows_close(void **state) {
     km_ctx_free(ctx);
 }
 
+/* The lens of a layer is its stream through the final norm and the unembedding; without the norm it
+ * is the unembedding alone, which is linear. */
+static void test_streams_are_unembedded(void **state) {
+    (void)state;
+    enum { N = 21 };
+    km_ctx *ctx = km_test_ctx(2);
+    synthetic s;
+    forest f;
+    seen all;
+    km_error err = KM_ERROR_INIT;
+    synthetic_init(&s, ctx, llama_config());
+    const km_config *c = &s.model.config;
+    const int64_t width = c->d_model, vocab = c->vocab_size;
+    float *x = calloc((size_t)(N * width), sizeof *x),
+          *out = calloc((size_t)(N * vocab), sizeof *out);
+    assert_true(x != NULL && out != NULL);
+    make_random_forest(&f, N, 8, c->vocab_size);
+    run_all(&all, &s.model, &f);
+    const km_read read = {KM_POINT_RESID_POST, 1, -1, NULL, N, x};
+    const km_forward_request request = {
+        .tree = {f.ids, f.parent, f.n}, .reads = &read, .n_reads = 1};
+    km_test_ok(km_model_forward(&s.model, &request, &err), &err);
+    km_test_ok(km_model_unembed_into(out, &s.model, x, N, true, &err), &err);
+    assert_memory_equal(out, all.logits + N * vocab, (size_t)(N * vocab) * sizeof *out);
+    const float *head = s.model.weights.unembed.data;
+    km_test_ok(km_model_unembed_into(out, &s.model, x, N, false, &err), &err);
+    for (int64_t cell = 0; cell < N * vocab; cell++) {
+        double expected = 0, size = 0;
+        for (int64_t j = 0; j < width; j++) {
+            const double term =
+                (double)x[cell / vocab * width + j] * (double)head[cell % vocab * width + j];
+            expected += term;
+            size += fabs(term);
+        }
+        assert_true(fabs((double)out[cell] - expected) <= 1e-6 * size);
+    }
+    x[3 * width] = NAN;
+    km_test_fails(km_model_unembed_into(out, &s.model, x, N, false, &err), KM_ENUMERIC, &err,
+                  "stream 3: logits are not finite");
+    km_test_fails(km_model_unembed_into(NULL, &s.model, x, N, true, &err), KM_EINVAL, &err,
+                  "21 streams");
+    km_test_ok(km_model_unembed_into(out, &s.model, x, 0, true, &err), &err);
+    free(x);
+    free(out);
+    seen_clear(&all);
+    synthetic_clear(&s);
+    km_ctx_free(ctx);
+}
+
 static void test_log_probabilities_of_a_sequence(void **state) {
     (void)state;
     km_ctx *ctx = km_test_ctx(2);
@@ -477,6 +526,7 @@ int main(void) {
         cmocka_unit_test(test_a_tree_is_its_sequences),
         cmocka_unit_test(test_rows_are_what_was_asked),
         cmocka_unit_test(test_lens_rows_close),
+        cmocka_unit_test(test_streams_are_unembedded),
         cmocka_unit_test(test_log_probabilities_of_a_sequence),
         cmocka_unit_test(test_bad_requests_are_refused),
         cmocka_unit_test(test_nan_is_an_error_that_says_where),

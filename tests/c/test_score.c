@@ -300,6 +300,18 @@ static void test_top(void **state) {
         assert_int_equal(best[r], order[0]);
         assert_true(best_logprobs[r] == logprobs[r * TOP]);
     }
+    for (int64_t i = 0; i < TOP; i++) {
+        for (int64_t r = 0; r < ROWS; r++) {
+            best[r] = ids[r * TOP + i];
+        }
+        km_test_ok(km_rows_at(best_logprobs, best, rows, ROWS, &s.model, &err), &err);
+        for (int64_t r = 0; r < ROWS; r++) {
+            assert_true(best_logprobs[r] == logprobs[r * TOP + i]);
+        }
+    }
+    best[1] = V;
+    km_test_fails(km_rows_at(best_logprobs, best, rows, ROWS, &s.model, &err), KM_ERANGE, &err,
+                  "ids[1] is 3000");
     km_test_fails(km_rows_top(ids, logprobs, rows, 1, V + 1, &s.model, &err), KM_ERANGE, &err,
                   "3001 tokens");
     synthetic_clear(&s);

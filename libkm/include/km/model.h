@@ -177,6 +177,13 @@ KM_API KM_NODISCARD km_status km_model_next_logprobs_into(float *out, const km_m
                                                           const int32_t *ids, int64_t n,
                                                           km_error *err);
 
+/* Logits (n, V) of residual streams x (n, D): unembedded as they are, or through the final norm
+ * first, and soft-capped where the model does so. Errors: KM_EINVAL; KM_ENUMERIC where some are not
+ * finite; KM_ENOMEM. */
+KM_API KM_NODISCARD km_status km_model_unembed_into(float *out, const km_model *model,
+                                                    const float *x, int64_t n, bool norm,
+                                                    km_error *err);
+
 /* ---- reductions over one row of logits, deterministic per CPU variant; x is (n) ---- */
 
 /* log of the sum of exp(x); -infinity for n = 0. */

@@ -69,6 +69,10 @@ KM_API KM_NODISCARD km_status km_rows_argmax(int32_t *ids, double *logprobs, con
 KM_API KM_NODISCARD km_status km_rows_top(int32_t *ids, double *logprobs, const float *logits,
                                           int64_t n_rows, int64_t k, const km_model *model,
                                           km_error *err);
+/* The log-probability of one token of each row: ids (B), logprobs (B) in nats. Errors: KM_ERANGE
+ * for an id outside the vocabulary. */
+KM_API KM_NODISCARD km_status km_rows_at(double *logprobs, const int32_t *ids, const float *logits,
+                                         int64_t n_rows, const km_model *model, km_error *err);
 /* Draw a token from each filtered row: the first, in rising id, at which the cumulated probability
  * exceeds uniform(seed, streams[i], counters[i]) of Philox. logprobs (B) are those of the row as it
  * was given, before the filters, nats. `logits` itself is not changed. */
