@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from km.comparison import power as power
     from km.conflict_measure import Conflict as Conflict
     from km.conflict_measure import conflict as conflict
+    from km.contrast_decoders import CAD as CAD
+    from km.contrast_decoders import AdaCAD as AdaCAD
+    from km.contrast_decoders import CoDa as CoDa
+    from km.contrast_decoders import ContrastiveDecoding as ContrastiveDecoding
+    from km.contrast_decoders import DoLa as DoLa
     from km.datasets import validate as validate
     from km.decoders import Beam as Beam
     from km.decoders import Choice as Choice
@@ -113,21 +118,26 @@ if TYPE_CHECKING:
 # Where each public name lives; a name whose place is "" is a submodule.
 _PLACES = {
     "ActivationPatching": "patch_sweep",
+    "AdaCAD": "contrast_decoders",
     "AdamW": "optimizers",
     "AffineLens": "affine_lens",
     "AffineLensEvaluation": "affine_lens",
     "ArgumentError": "errors",
     "Beam": "decoders",
     "BusyError": "errors",
+    "CAD": "contrast_decoders",
     "CancelledError": "errors",
     "CausalTrace": "causal_tracing",
     "Choice": "decoders",
+    "CoDa": "contrast_decoders",
     "Comparison": "comparison",
     "Conflict": "conflict_measure",
     "ConflictWarning": "kb",
     "Context": "_km",
+    "ContrastiveDecoding": "contrast_decoders",
     "Decoder": "decoders",
     "Diff": "diff_models",
+    "DoLa": "contrast_decoders",
     "Error": "errors",
     "Example": "examples",
     "ExposureResult": "texts",

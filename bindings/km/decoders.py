@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from km.generate import Branch, Step
+    from km.model import Model
 
 
 # Below it logits over the temperature leave float32.
@@ -70,6 +71,31 @@ class Decoder(Protocol):
     @property
     def branches(self) -> int:
         """The most branches of one prompt that are alive at a time."""
+
+
+@runtime_checkable
+class ContextDecoder(Decoder, Protocol):
+    """A decoder that compares each branch with what the model says after other prompts."""
+
+    def contexts(self, branch: Branch, model: Model) -> Sequence[str | Sequence[int]]:
+        """Prompts whose logits the next step needs beside the branch's: text or token ids.
+
+        Asked before each step; the tokens generated so far follow each. All of a step's contexts
+        and branches are computed in one pass, and what they share with each other or with those of
+        earlier steps is computed once. :meth:`km.generate.Step.contexts` gives their logits.
+        """
+
+
+@runtime_checkable
+class LayerDecoder(Decoder, Protocol):
+    """A decoder that looks at what layers of the model would say."""
+
+    def lens(self, model: Model) -> tuple[Sequence[int], bool]:
+        """Layers wanted, and whether their streams go through the final norm.
+
+        0 are the embeddings, l the stream after l blocks. :meth:`km.generate.Step.layers` gives
+        their logits.
+        """
 
 
 def _described(decoder: Any) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from km import _km
 from km.arguments import strings, whole_number
-from km.decoders import Choice, Decoder, Greedy, pick_best
+from km.decoders import Choice, ContextDecoder, Decoder, Greedy, LayerDecoder, pick_best
 from km.errors import ArgumentError
 from km.forest import pack_everywhere
 from km.patching import Patches, as_patches
 from km.points import Points
 from km.result import make_provenance
 from km.score import list_prompts
+from km.token_forest import PASS_TOKENS, StepRows, TokenForest, count_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +31,6 @@ GENERATE_VERSION = 1
 
 Reason: TypeAlias = Literal["eos", "stop", "length", "decoder", "interrupted"]
 
-# Tokens computed in one pass of a prompt; what is computed does not depend on it.
-_PASS_TOKENS = 1024
 # Prompts that go on together: more gain no speed.
 _MOST_BRANCHES = 64
 
@@ -194,9 +193,7 @@ class Step:
         (B, V) float32, one row a branch.
     """
 
-    def __init__(
-        self, run: _Run, number: int, branches: list[Branch], raw_logits: _km.Array
-    ) -> None:
+    def __init__(self, run: _Run, number: int, branches: list[Branch], rows: StepRows) -> None:
         self._run = run
         self.model = run.model
         self.number = number
@@ -204,7 +201,8 @@ class Step:
         self.branches = branches
         self.finished = run.finished
         self.eos = run.ending.eos
-        self.raw_logits = raw_logits
+        self.raw_logits = rows.logits
+        self._rows = rows
 
     @property
     def vocab_size(self) -> int:
@@ -234,11 +232,26 @@ class Step:
         ids, logprobs = _km.rows_top(self.model._model, self.raw_logits, k)
         return ids.tolist(), logprobs.tolist()
 
+    def at(self, tokens: Sequence[int]) -> list[float]:
+        """The log-probability of one token of each branch, nats."""
+        ids = array("i", tokens)
+        return _km.rows_at(self.model._model, self.raw_logits, ids).tolist()
+
+    def contexts(self, branch: int) -> np.ndarray[Any, Any]:
+        """Logits after the contexts that the decoder wants beside a branch: (C, V) float32."""
+        return self._rows.of_contexts(branch)
+
+    def layers(self, branch: int) -> np.ndarray[Any, Any]:
+        """Logits of the layers that the decoder wants after a branch: (N, V) float32."""
+        return self._rows.of_layers(branch)
+
     def ends(self, branch: Branch, token: int) -> Reason | None:
         """Why a branch would end with this token; None when it would go on."""
         return self._run.ending.reason(branch.data, branch.data + self._run.piece(token), token)
 
-    def forward(self, sequences: Iterable[Sequence[int]]) -> np.ndarray[Any, Any]:
+    def forward(
+        self, sequences: Iterable[Sequence[int]], model: Model | None = None
+    ) -> np.ndarray[Any, Any]:
         """Logits after other token sequences: a second context, a changed prompt.
 
         Sequences may grow from step to step: what they begin with in common with earlier ones is
@@ -247,6 +260,8 @@ class Step:
         Parameters
         ----------
         sequences : iterable of sequences of int
+        model : Model, optional
+            Another one than generates; patches do not concern it.
 
         Returns
         -------
@@ -254,7 +269,8 @@ class Step:
         """
         import numpy as np
 
-        return np.asarray(self._run.other_forest().rows([list(ids) for ids in sequences]))
+        forest = self._run.other_forest(self.model if model is None else model)
+        return np.asarray(forest.place([list(ids) for ids in sequences])[1])
 
 
 class _Ending:
@@ -287,90 +303,6 @@ class _Ending:
             if any(stop.startswith(data[-n:]) for stop in self.stops if len(stop) > n):
                 return len(data) - n
         return len(data)
-
-
-class _Forest:
-    """A session and which of its nodes holds which tokens."""
-
-    def __init__(self, model: Model, capacity: int, patches: dict[str, Any]) -> None:
-        self._session = _km.Session(model._model, capacity)
-        self._patches = patches
-        self._children: dict[tuple[int, int], int] = {}
-        self._capacity = capacity
-        self._model = model
-        self._vocab = int(model.config["vocab_size"])
-
-    def extend(self, pairs: Sequence[tuple[int, int]]) -> _km.Array:
-        """Append one token to each node: logits in that order; new nodes are the last ones."""
-        n = len(pairs)
-        return self._session.append(
-            array("i", [token for _, token in pairs]),
-            array("q", [node for node, _ in pairs]),
-            array("q", range(n)),
-            **self._patches,
-        )
-
-    def __len__(self) -> int:
-        return len(self._session)
-
-    def place(self, sequences: Sequence[Sequence[int]]) -> tuple[list[int], _km.Array]:
-        """Nodes of the sequences' last tokens, and the logits after them.
-
-        What is there already is not computed again, but for a sequence's last token.
-        """
-        ids, parents, ends = array("i"), array("q"), []
-        base = len(self._session)
-        fresh: dict[tuple[int, ...], int] = {}
-        for sequence in sequences:
-            key = tuple(sequence)
-            if key not in fresh:
-                node = -1
-                for i, token in enumerate(sequence):
-                    child = self._children.get((node, token))
-                    if child is None or (i == len(sequence) - 1 and child < base):
-                        child = base + len(ids)
-                        self._children[node, token] = child
-                        ids.append(token)
-                        parents.append(node)
-                    node = child
-                fresh[key] = node
-            ends.append(fresh[key])
-        return ends, self._append(base, ids, parents, ends)
-
-    def rows(self, sequences: Sequence[Sequence[int]]) -> _km.Array:
-        """The logits alone; forgets everything when the session is full."""
-        needed = sum(map(len, sequences))
-        if len(self._session) + needed > self._capacity:
-            self._capacity = max(self._capacity, 2 * needed)
-            self._session = _km.Session(self._model._model, self._capacity)
-            self._children.clear()
-        return self.place(sequences)[1]
-
-    def _append(
-        self, base: int, ids: array[int], parents: array[int], ends: list[int]
-    ) -> _km.Array:
-        """Append in passes of bounded size; the rows of `ends` in their order."""
-        wanted: dict[int, list[int]] = {}
-        for row, node in enumerate(ends):
-            wanted.setdefault(node, []).append(row)
-        if len(ids) <= _PASS_TOKENS:
-            last = array("q", [n - base for n in ends])
-            return self._session.append(ids, parents, last, **self._patches)
-        import numpy as np
-
-        out = np.empty((len(ends), self._vocab), dtype=np.float32)
-        for first in range(0, len(ids), _PASS_TOKENS):
-            stop = min(first + _PASS_TOKENS, len(ids))
-            nodes = [n for n in wanted if first <= n - base < stop]
-            rows = self._session.append(
-                ids[first:stop],
-                parents[first:stop],
-                array("q", [n - base - first for n in nodes]),
-                **self._patches,
-            )
-            for node, row in zip(nodes, np.asarray(rows), strict=True):
-                out[wanted[node]] = row
-        return out  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -408,11 +340,14 @@ class _Run:
         if not all(stops):
             raise ArgumentError("a stop string is empty")
         self.ending = _Ending(_eos_ids(model, eos), [s.encode() for s in stops])
-        self.prompts = self._encode(list_prompts(prompts), bos, special)
+        self._bos, self._special = bos, special
+        self._layers, self._norm = self._wanted_layers()
+        self.prompts = self._number(list_prompts(prompts))
         self.finished: list[list[Branch]] = [[] for _ in self.prompts]
         self.live: list[Branch] = []
         self._pieces: dict[int, bytes] = {}
-        self._others: _Forest | None = None
+        self._others: dict[int, TokenForest] = {}
+        self._encoded: dict[str, list[int]] = {}
         parameters = {
             **self.decoder.describe(),
             "max_tokens": max_tokens,
@@ -431,48 +366,97 @@ class _Run:
 
     # ---- prompts ----
 
-    def _encode(
-        self, prompts: list[str | list[int]], bos: bool | None, special: bool
-    ) -> list[_Prompt]:
-        context, seen = int(self.model.config["context_length"]), dict[bytes, int]()
+    def _number(self, prompts: list[str | list[int]]) -> list[_Prompt]:
+        """The prompts as ids, each with its own random stream."""
+        seen = dict[bytes, int]()
         out = []
         for i, prompt in enumerate(prompts):
-            text = prompt if isinstance(prompt, str) else None
-            ids = prompt if not isinstance(prompt, str) else self.model.encode(prompt, bos, special)
-            if not ids:
-                raise ArgumentError(f"prompt {i} has no tokens; give a text or bos=True")
-            if len(ids) + self.max_tokens - 1 > context:
-                raise ArgumentError(
-                    f"prompt {i} has {len(ids)} tokens; with max_tokens={self.max_tokens} it does "
-                    f"not fit into the model's context of {context}"
-                )
+            ids = self._encode(prompt) if isinstance(prompt, str) else prompt
+            self._check_length(ids, f"prompt {i}")
             key = array("q", ids).tobytes()
             again = seen.get(key, 0)
             seen[key] = again + 1
+            text = prompt if isinstance(prompt, str) else None
             out.append(_Prompt(text, ids, _stream_number(key, again)))
         return out
 
-    def _groups(self) -> Iterator[range]:
-        """Prompts that are generated together: as many as memory and speed allow."""
+    def _encode(self, text: str) -> list[int]:
+        return self.model.encode(text, self._bos, self._special)
+
+    def _check_length(self, ids: Sequence[int], what: str) -> None:
+        context = int(self.model.config["context_length"])
+        if not ids:
+            raise ArgumentError(f"{what} has no tokens; give a text or bos=True")
+        if len(ids) + self.max_tokens - 1 > context:
+            raise ArgumentError(
+                f"{what} has {len(ids)} tokens; with max_tokens={self.max_tokens} it does "
+                f"not fit into the model's context of {context}"
+            )
+
+    def _begin(self, i: int) -> Branch:
+        """The first branch of a prompt."""
+        return Branch(i, self.prompts[i].ids, -1, self.prompts[i].stream)
+
+    def _contexts(self, branch: Branch) -> list[list[int]]:
+        """What the decoder wants beside a branch: each context and the tokens generated so far."""
+        if not isinstance(self.decoder, ContextDecoder):
+            return []
+        out = []
+        for i, context in enumerate(self.decoder.contexts(branch, self.model)):
+            what = f"context {i} of prompt {branch.prompt}"
+            if isinstance(context, str):
+                ids = self._encoded.get(context)
+                if ids is None:
+                    ids = self._encoded[context] = self._encode(context)
+            else:
+                ids = list(context)
+            self._check_length(ids, what)
+            out.append(ids + branch.ids)
+        return out
+
+    def _size(self, i: int) -> tuple[int, int]:
+        """(tokens, rows a step) that prompt i takes with its contexts."""
+        beams, ids = self.decoder.branches, self.prompts[i].ids
+        contexts = self._contexts(self._begin(i))
+        rows = beams * (1 + len(contexts))
+        if not contexts:
+            return len(ids) + beams * self.max_tokens, rows
+        # Contexts may become fewer: what is grown by their tokens is bounded, and more is made
+        # room for when it is needed.
+        known = count_tokens([ids, *contexts])
+        return known + min(rows * self.max_tokens, max(known, PASS_TOKENS)), rows
+
+    def _groups(self) -> Iterator[tuple[range, int]]:
+        """Prompts that go on together, as many as memory and speed allow, and their tokens."""
         c = self.model.config
         token_bytes = 8 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"]
         most = max(1, _km.memory_available() // 4 // token_bytes)
-        beams = self.decoder.branches
-        start, tokens = 0, 0
-        for i, prompt in enumerate(self.prompts):
-            needed = len(prompt.ids) + beams * self.max_tokens
-            if i > start and (tokens + needed > most or (i - start + 1) * beams > _MOST_BRANCHES):
-                yield range(start, i)
-                start, tokens = i, 0
-            tokens += needed
-        yield range(start, len(self.prompts))
+        start, tokens, rows = 0, 0, 0
+        for i in range(len(self.prompts)):
+            more_tokens, more_rows = self._size(i)
+            if i > start and (tokens + more_tokens > most or rows + more_rows > _MOST_BRANCHES):
+                yield range(start, i), tokens
+                start, tokens, rows = i, 0, 0
+            tokens += more_tokens
+            rows += more_rows
+        yield range(start, len(self.prompts)), tokens
 
-    def other_forest(self) -> _Forest:
-        """Where decoders compute contexts of their own."""
-        if self._others is None:
+    def _wanted_layers(self) -> tuple[list[int], bool]:
+        if not isinstance(self.decoder, LayerDecoder):
+            return [], True
+        layers, norm = self.decoder.lens(self.model)
+        n = int(self.model.config["n_layers"])
+        return [whole_number("layer", layer, 0, n) for layer in layers], norm
+
+    def other_forest(self, model: Model) -> TokenForest:
+        """Where decoders compute sequences of their own, or with a model of their own."""
+        forest = self._others.get(id(model))
+        if forest is None:
             longest = max(len(prompt.ids) for prompt in self.prompts) + self.max_tokens
-            self._others = _Forest(self.model, 2 * longest * self.decoder.branches, self.patches)
-        return self._others
+            patches = self.patches if model is self.model else {}
+            forest = TokenForest(model, 2 * longest * self.decoder.branches, patches)
+            self._others[id(model)] = forest
+        return forest
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text: none for special and end tokens."""
@@ -487,30 +471,33 @@ class _Run:
 
     def steps(self) -> Iterator[list[Branch]]:
         """After each step the branches it extended, ended ones included."""
-        for group in self._groups():
-            yield from self._steps_of_group(group)
+        for group, capacity in self._groups():
+            yield from self._steps_of_group(group, capacity)
 
-    def _steps_of_group(self, group: range) -> Iterator[list[Branch]]:
-        prompts = [self.prompts[i] for i in group]
-        capacity = sum(len(p.ids) for p in prompts)
-        capacity += len(prompts) * self.decoder.branches * self.max_tokens
-        forest = _Forest(self.model, capacity, self.patches)
-        nodes, logits = forest.place([p.ids for p in prompts])
-        self.live = [
-            Branch(i, self.prompts[i].ids, node, self.prompts[i].stream)
-            for i, node in zip(group, nodes, strict=True)
-        ]
+    def _steps_of_group(self, group: range, capacity: int) -> Iterator[list[Branch]]:
+        forest = TokenForest(self.model, capacity, self.patches, self._layers, self._norm)
+        self.live = [self._begin(i) for i in group]
         number = 0
         while self.live:
-            extended = self._extend(Step(self, number, self.live, logits))
+            step = Step(self, number, self.live, self._compute(forest, number))
+            extended = self._extend(step)
             self.live = [branch for branch in extended if branch.reason is None]
             yield extended
             number += 1
-            if self.live:
-                base = len(forest)
-                logits = forest.extend([(b.node, b.ids[-1]) for b in self.live])
-                for i, branch in enumerate(self.live):
-                    branch.node = base + i
+
+    def _compute(self, forest: TokenForest, number: int) -> StepRows:
+        """The logits after the live branches and their contexts, in one pass."""
+        contexts = [self._contexts(branch) for branch in self.live]
+        if number > 0 and not isinstance(self.decoder, ContextDecoder):
+            base = len(forest)
+            rows = forest.extend([(b.node, b.ids[-1]) for b in self.live])
+            nodes: Sequence[int] = range(base, base + len(self.live))
+        else:
+            sequences = [b.prompt_ids + b.ids for b in self.live]
+            nodes, rows = forest.place(sequences + [ids for each in contexts for ids in each])
+        for branch, node in zip(self.live, nodes, strict=False):
+            branch.node = node
+        return StepRows(rows, [len(each) for each in contexts], len(self._layers))
 
     def _extend(self, step: Step) -> list[Branch]:
         """The branches that the decoder's choices make of the live ones."""

@@ -435,7 +435,7 @@ class Model:
         prompts : str, token ids, or a sequence of these
         max_tokens : int
             Tokens to generate at most; prompt and these must fit into the model's context.
-        decoder : Greedy, Sample, Beam, or an object with their methods
+        decoder : Greedy, Sample, Beam, CoDa, CAD, or any other object with their methods
             How tokens are chosen; default ``Greedy()``. See docs/generation.md.
         stop : str or sequence of str
             The text ends before the first of these.
