@@ -123,5 +123,5 @@ def test_kill_while_the_file_is_made(tmp_path: Path) -> None:
         acknowledged(process, 0.12 * seeded.random())
         with km.KnowledgeBase(path) as kb:
             assert len(kb.check(full=True)) == 0
-            assert json.loads(kb.info()["schema_version"]) == 1
+            assert json.loads(kb.info()["schema_version"]) == 2
             assert len(kb.taxonomy) == 128
