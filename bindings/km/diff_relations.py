@@ -135,8 +135,8 @@ def _test(
 ) -> dict[str, Any]:
     """Permutation test of the change of recall, and the smallest change that would show."""
     compared = comparison.compare(
-        _recall_table(layout, places, after),
-        _recall_table(layout, places, before),
+        _recall_table(places, after),
+        _recall_table(places, before),
         outcome="recall",
         confidence=confidence,
         seed=seed,
@@ -144,7 +144,7 @@ def _test(
     return {"p_value": compared.test.p, "detectable": compared.detectable}
 
 
-def _recall_table(layout: Layout, places: list[int], cells: Cells) -> Table:
+def _recall_table(places: list[int], cells: Cells) -> Table:
     """One row a fact: the share of its prompts that are right."""
     hits: dict[tuple[str, str, str], list[float]] = {}
     for i in places:
