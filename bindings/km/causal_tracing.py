@@ -13,7 +13,7 @@ from km.errors import ArgumentError
 from km.fact_prompts import FactPrompt, Facts, fact_prompts
 from km.points import Points
 from km.progress import Progress, ProgressReporter
-from km.result import Result, content_key, make_provenance, stored_chunks
+from km.result import ChunkedResult, content_key, make_provenance
 from km.scores.interventions import causal_effects, noise_scale, restored_layers
 from km.table import Column, Table
 from km.variants import ADD, SET, Change, Sweep, read_run
@@ -73,7 +73,7 @@ CAUTION = (
 )
 
 
-class CausalTrace(Result):
+class CausalTrace(ChunkedResult):
     """What :func:`causal_trace` returns: one row a fact, kind, token and layer.
 
     Attributes
@@ -92,15 +92,15 @@ class CausalTrace(Result):
     notes : list of str
     """
 
+    MEASURE_ID = CAUSAL_TRACE_ID
+
     def __init__(
         self,
         chunks: Sequence[tuple[str, Table]],
         provenance: dict[str, Any],
         run: int | None = None,
     ) -> None:
-        super().__init__(Table.concat(table for _, table in chunks), provenance)
-        self.chunks = list(chunks)
-        self.run = run
+        super().__init__(chunks, provenance, run)
         groups = [list(table.rows()) for _, table in chunks]
         traced = [rows for rows in groups if rows[0]["kind"] is not None]
         self.n = len(traced)
@@ -117,18 +117,6 @@ class CausalTrace(Result):
         self.total_effect = _interval(totals, [rows[0] for rows in traced], options)
         self.notes = _notes(self)
         self.evidence = _evidence(self, totals)
-
-    @classmethod
-    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> CausalTrace:
-        """The trace that a run recorded.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such finished run, or it is of another measure.
-        """
-        chunks, provenance = stored_chunks(kb, run, CAUSAL_TRACE_ID)
-        return cls(chunks, provenance, run)
 
     def grid(self, fact: int = 0, kind: str = "state") -> dict[str, Any]:
         """Scores of one traced fact as :func:`km.draw.causal_trace` takes them.

@@ -39,7 +39,7 @@ from km.datasets.answer_text import MATCHES, Match, answer_part
 from km.datasets.conflict_set import QAExample, QASet, as_examples
 from km.errors import ArgumentError
 from km.progress import Progress, ProgressReporter
-from km.result import Result, make_provenance, stored_chunks
+from km.result import ChunkedResult, make_provenance
 from km.scores.conflict import MemorizationRatio, bucket, matches, normalize_answer
 from km.table import Table
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 CHUNK_EXAMPLES = 16
 
 
-class Conflict(Result):
+class Conflict(ChunkedResult):
     """What :func:`conflict` returns: one row a prompt.
 
     Attributes
@@ -70,15 +70,15 @@ class Conflict(Result):
     run : int or None
     """
 
+    MEASURE_ID = CONFLICT_ID
+
     def __init__(
         self,
         chunks: Sequence[tuple[str, Table]],
         provenance: dict[str, Any],
         run: int | None = None,
     ) -> None:
-        super().__init__(Table.concat(table for _, table in chunks), provenance)
-        self.chunks = list(chunks)
-        self.run = run
+        super().__init__(chunks, provenance, run)
         self._rows: Rows = list(self.table.rows())
         level, seed = float(provenance["parameters"]["confidence"]), int(provenance["seed"])
         ratios = summarise_ratios(self._rows, level, seed)
@@ -87,18 +87,6 @@ class Conflict(Result):
         self.disagreement = Table.from_rows(DISAGREEMENT_COLUMNS, internal)
         self.notes = conflict_notes(self._rows, ratios)
         self.evidence = conflict_evidence(ratios, internal)
-
-    @classmethod
-    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> Conflict:
-        """The measurement that a run recorded.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such finished run, or it is of another measure.
-        """
-        chunks, provenance = stored_chunks(kb, run, CONFLICT_ID)
-        return cls(chunks, provenance, run)
 
     def ratio(
         self, condition: str = SUBSTITUTE, known: str | None = CLOSED, **where: Any

@@ -38,7 +38,7 @@ from km.priming_plan import (
 )
 from km.priming_run import Gauge, Learner, score_encoded
 from km.progress import Progress, ProgressReporter
-from km.result import Result, make_provenance, stored_chunks
+from km.result import ChunkedResult, make_provenance
 from km.scores.priming import UNSTABLE, Scores, scores
 from km.table import Column, Table
 
@@ -78,7 +78,7 @@ CAUTION = (
 )
 
 
-class Priming(Result):
+class Priming(ChunkedResult):
     """What :func:`priming` returns: one row an arm and probe.
 
     Attributes
@@ -90,32 +90,20 @@ class Priming(Result):
     evidence : list of dict
     """
 
+    MEASURE_ID = PRIMING_ID
+
     def __init__(
         self,
         chunks: Sequence[tuple[str, Table]],
         provenance: dict[str, Any],
         run: int | None = None,
     ) -> None:
-        super().__init__(Table.concat(table for _, table in chunks), provenance)
-        self.chunks = list(chunks)
-        self.run = run
+        super().__init__(chunks, provenance, run)
         rows = [list(table.rows()) for _, table in chunks]
         self._scores = {own[0]["arm"]: score_rows(own) for own in rows}
         self.arms = Table.from_rows(ARM_COLUMNS, [summarise(own) for own in rows])
         self.notes = _notes(self)
         self.evidence = _evidence(self)
-
-    @classmethod
-    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> Priming:
-        """The measurement that a run recorded.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such finished run, or it is of another measure.
-        """
-        chunks, provenance = stored_chunks(kb, run, PRIMING_ID)
-        return cls(chunks, provenance, run)
 
     def scores(self, arm: str = "learned") -> Scores:
         """The scores of one arm, as :func:`km.scores.priming.scores` gives them.

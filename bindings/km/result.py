@@ -7,10 +7,10 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from km import _km
 from km.display import escape, mapping_html
@@ -70,6 +70,41 @@ class Result:
             f"<div><b>{escape(self._title())}</b>{self.table._repr_html_()}"
             f"<details><summary>provenance</summary>{mapping_html(facts)}</details></div>"
         )
+
+
+class ChunkedResult(Result):
+    """A result whose table is that of its chunks, one after another.
+
+    Attributes
+    ----------
+    chunks : list of (key, Table)
+    run : int or None
+        The run in the knowledge base.
+    """
+
+    MEASURE_ID: ClassVar[str]
+
+    def __init__(
+        self,
+        chunks: Sequence[tuple[str, Table]],
+        provenance: dict[str, Any],
+        run: int | None = None,
+    ) -> None:
+        super().__init__(Table.concat(table for _, table in chunks), provenance)
+        self.chunks = list(chunks)
+        self.run = run
+
+    @classmethod
+    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> Self:
+        """The measurement that a run recorded.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such finished run, it is of another measure, or a table is missing.
+        """
+        chunks, provenance = stored_chunks(kb, run, cls.MEASURE_ID)
+        return cls(chunks, provenance, run)
 
 
 def make_provenance(

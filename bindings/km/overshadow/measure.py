@@ -17,7 +17,7 @@ from km.errors import ArgumentError
 from km.overshadow.pairs import Encoded, Pair, check_pairs, encode_pair
 from km.overshadow.synthetic import Corpus
 from km.progress import Progress, ProgressReporter
-from km.result import Result, content_key, make_provenance, stored_chunks
+from km.result import ChunkedResult, content_key, make_provenance
 from km.scores.overshadow import ratio_interval
 from km.stats import Interval, bootstrap, clustered_bootstrap, wilson
 from km.table import Column, Table
@@ -99,7 +99,7 @@ class Cell:
         return (self.n_b_hallucinated / self.n_b) / (self.n_a_correct / self.n_a)
 
 
-class Rates(Result):
+class Rates(ChunkedResult):
     """What :func:`rates` returns: one row a prompt.
 
     Attributes
@@ -111,33 +111,21 @@ class Rates(Result):
     evidence : list of dict
     """
 
+    MEASURE_ID = RATE_ID
+
     def __init__(
         self,
         chunks: Sequence[tuple[str, Table]],
         provenance: dict[str, Any],
         run: int | None = None,
     ) -> None:
-        super().__init__(Table.concat(table for _, table in chunks), provenance)
-        self.chunks = list(chunks)
-        self.run = run
+        super().__init__(chunks, provenance, run)
         rows = list(self.table.rows())
         confidence, seed = self.parameters["confidence"], int(self.parameters["bootstrap_seed"])
         found = [row for mode in MODES for row in _summarise(rows, mode, confidence, seed)]
         self.summary = Table.from_rows(SUMMARY_COLUMNS, found)
         self.notes = _notes(self)
         self.evidence = _evidence(self)
-
-    @classmethod
-    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> Rates:
-        """The measurement that a run recorded.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such finished run, or it is of another measure.
-        """
-        chunks, provenance = stored_chunks(kb, run, RATE_ID)
-        return cls(chunks, provenance, run)
 
     def rate(self, name: str, mode: Mode = "greedy") -> dict[str, Any]:
         """One row of the summary.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from km.display import escape
 from km.priming_analysis import PrimingAnalysis, analyse
 from km.priming_measure import ARM_COLUMNS, summarise
 from km.priming_plan import COLUMNS
-from km.result import Result, stored_chunks
+from km.result import ChunkedResult
 from km.studies.priming_compare import (
     COMPARISON_COLUMNS,
     QUESTIONS,
@@ -18,9 +18,6 @@ from km.studies.priming_compare import (
 )
 from km.studies.priming_words import describe_findings
 from km.table import Column, Table
-
-if TYPE_CHECKING:
-    from km.kb import KnowledgeBase
 
 STUDY_ID = "learning.priming_study"
 STUDY_VERSION = 1
@@ -34,7 +31,7 @@ TEXT_COLUMNS = [
 BASE_ARMS = ("learned", "in_context", "keyword_control", "text_control")
 
 
-class PrimingStudy(Result):
+class PrimingStudy(ChunkedResult):
     """What :func:`km.studies.priming` returns: one row a text, arm and probe.
 
     Attributes
@@ -53,6 +50,8 @@ class PrimingStudy(Result):
     evidence : list of dict
     """
 
+    MEASURE_ID = STUDY_ID
+
     def __init__(
         self,
         chunks: Sequence[tuple[str, Table]],
@@ -60,9 +59,7 @@ class PrimingStudy(Result):
         run: int | None = None,
         n_measured: int = 0,
     ) -> None:
-        super().__init__(Table.concat(table for _, table in chunks), provenance)
-        self.chunks = list(chunks)
-        self.run = run
+        super().__init__(chunks, provenance, run)
         self.n_measured = n_measured
         confidence = float(self.parameters["confidence"])
         seed = int(self.parameters["seed"])
@@ -81,18 +78,6 @@ class PrimingStudy(Result):
         )
         self.findings = describe_findings(self)
         self.evidence = _evidence(self)
-
-    @classmethod
-    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> PrimingStudy:
-        """The study that a run recorded.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such finished run, or it is of another measure.
-        """
-        chunks, provenance = stored_chunks(kb, run, STUDY_ID)
-        return cls(chunks, provenance, run)
 
     def __repr__(self) -> str:
         return "\n".join([f"<km.PrimingStudy {self._title()}>", *self.findings])
