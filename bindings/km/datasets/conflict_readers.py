@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from km.datasets.answer_text import Spans, find_mentions
 from km.datasets.conflict_set import QAAnswer, QAExample, QASet, WikidataEntity, as_examples
-from km.datasets.files import MAX_FILE_BYTES, broken, parse_json, read_text
+from km.datasets.files import MAX_FILE_BYTES, broken, parse_json, parse_jsonl, read_text
 from km.errors import ArgumentError
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -76,14 +76,7 @@ def _text(path: Path) -> str:
 
 def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each line that is not blank."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"line {number}"
-        record = parse_json(path, line, place)
-        if not isinstance(record, dict):
-            raise broken(path, place, "expected a JSON object")
-        yield place, record
+    yield from parse_jsonl(path, _text(path))
 
 
 def _headed(path: Path, name: str) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:

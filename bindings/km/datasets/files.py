@@ -50,7 +50,12 @@ def parse_json(path: Path, text: str, place: str = "") -> Any:
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each line that is not blank."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):  # U+2028 ends no line here
+    yield from parse_jsonl(path, read_text(path))
+
+
+def parse_jsonl(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same of a text that was read from a file."""
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 ends no line here
         if not line.strip():
             continue
         place = f"line {number}"
