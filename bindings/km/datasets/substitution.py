@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -191,6 +192,15 @@ def _pick(
     return chosen
 
 
+def _picks(
+    example: QAExample, prefixes: Iterable[str], pool: list[QAAnswer], mode: str, draws: Draws
+) -> Iterator[Job]:
+    """One substitute of the pool a prefix; "clean" takes another each time while there is one."""
+    used: list[QAAnswer] = []
+    for prefix in prefixes:
+        yield example, prefix, partial(_pick, pool, example, mode, draws, used)
+
+
 def _in_category(example: QAExample, category: str) -> bool:
     own = example.answer_type
     return own is not None and category.upper() in ("ALL", own.upper())
@@ -317,13 +327,7 @@ def substitute_corpus(
             if not _in_category(example, category):
                 continue
             pool = list(groups[example.answer_type or ""].values())
-            used: list[QAAnswer] = []
-            for i in range(n):
-                yield (
-                    example,
-                    f"corpus-sub-{i}",
-                    lambda e=example, p=pool, u=used: _pick(p, e, mode, draw, u),  # type: ignore[misc]
-                )
+            yield from _picks(example, [f"corpus-sub-{i}" for i in range(n)], pool, mode, draw)
 
     _checked_mode(mode)
     return _run(examples, "corpus", jobs(), mode, whole_words, replace_every)
@@ -360,14 +364,9 @@ def substitute_type_swap(
                 if name == example.answer_type:
                     continue
                 pool = list(answers.values())
-                used: list[QAAnswer] = []
-                for i in range(n):
-                    prefix = f"type-swap-sub-{i}" + (f"-{name}" if mode == "clean" else "")
-                    yield (
-                        example,
-                        prefix,
-                        lambda e=example, p=pool, u=used: _pick(p, e, mode, draw, u),  # type: ignore[misc]
-                    )
+                end = f"-{name}" if mode == "clean" else ""
+                prefixes = [f"type-swap-sub-{i}{end}" for i in range(n)]
+                yield from _picks(example, prefixes, pool, mode, draw)
 
     _checked_mode(mode)
     return _run(examples, "type-swap", jobs(), mode, whole_words, replace_every)
