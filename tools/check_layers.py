@@ -14,7 +14,8 @@ ALLOWED = {
     "io": {"base", "tensor"},
     "text": {"base", "tensor"},
     "model": {"base", "tensor", "io", "text"},
-    "measure": {"base", "tensor", "io", "text", "model"},
+    "select": {"base", "tensor", "model"},  # of model, the optimiser
+    "measure": {"base", "tensor", "io", "text", "model", "select"},
     "kb": {"base"},
     "viz": {"base"},
 }
@@ -33,6 +34,7 @@ PUBLIC = {
     "training.h": "model",
     "optimizer.h": "model",
     "trainer.h": "model",
+    "select.h": "select",
     "affine_lens.h": "measure",
     "neurons.h": "measure",
     "circuit.h": "measure",

@@ -489,6 +489,189 @@ def model_new(
     """A model with fresh weights of a config.json, with the tokenizer of a folder or of a model;
     `pairs`: GGUF metadata of the architecture, where that model came as GGUF."""
 
+# ---- knowledge selection (km.DiffKS) ----
+
+@final
+class DiffKS:
+    """Difference-aware knowledge selection: which candidate sentence a turn of a dialogue uses.
+
+    Weights, gradients and optimiser of one model, with a context of its own; used by one thread at
+    a time (a second one gets BusyError). Equations in km/select.h.
+
+    Parameters
+    ----------
+    variant : {"fused", "disentangled", "context"}
+    vocabulary : int
+        Word ids are 0 .. vocabulary - 1; 0 padding, 1 unknown, 2 go, 3 end.
+    embedding, hidden, decoder : int
+        Width of embeddings, of one direction of each encoder, of the decoder's state.
+    weights : (M) float64
+        Of the last M choices, the latest first; divided by their sum.
+    dropout : float
+    vectors : int
+        0: encoders read embeddings of word ids. Else each batch brings a vector of this width for
+        each word of its sentences and contexts, and encoders read these.
+    mask_padding : bool
+        False: the authors' arithmetic, where padding of a batch enters losses and copying.
+    generate : bool
+        Whether there is a decoder.
+    train_embedding : bool
+        False: E stays as it was given.
+    seed : int
+        Of first weights, dropout and sampled histories.
+    threads : int
+        0: the CPUs this process may use.
+
+    Notes
+    -----
+    A batch is a dict of C-contiguous arrays; `..._offsets` rise from 0 and have one element more
+    than there are things. Sentences and lists stand once, however many turns share them.
+
+    ==================  =========  ==========================================================
+    sentence_tokens     int32      word ids of all S sentences, one after the other
+    sentence_offsets    int64      (S + 1)
+    list_sentences      int64      sentences of all N lists; the first of a list is "none used"
+    list_offsets        int64      (N + 1)
+    dialogue_offsets    int64      (dialogues + 1) into the T turns
+    turn_lists          int64      (T) the list of each turn
+    context_tokens      int32      word ids of all contexts
+    context_offsets     int64      (T + 1)
+    gold                int64      (T) index in the turn's list, 0: none; needed to train
+    response_tokens     int32      optional: go ... end of all responses, with
+    response_offsets    int64      (T + 1)
+    history_sentences   int64      optional: sentences chosen before each turn, the latest first,
+    history_offsets     int64      (T + 1), in place of what the dialogue's earlier turns chose
+    sentence_vectors    float32    (words of sentences, vectors), where `vectors` is not 0
+    context_vectors     float32    (words of contexts, vectors)
+    ==================  =========  ==========================================================
+
+    `history` says whose choices are the history of a turn: "gold", "own" (the model's highest
+    score, the lowest index of equal ones), or "sampled" (for each turn the model's with a
+    probability, else gold). With allow_none=False index 0 of a list is never the model's choice.
+    """
+
+    def __new__(
+        cls,
+        variant: Literal["fused", "disentangled", "context"],
+        vocabulary: int,
+        embedding: int,
+        hidden: int,
+        decoder: int,
+        weights: Buffer,
+        dropout: float = 0.0,
+        vectors: int = 0,
+        mask_padding: bool = True,
+        generate: bool = True,
+        train_embedding: bool = True,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> DiffKS: ...
+    def parameters(self) -> dict[str, Array]:
+        """Weights by name, float32: the model's own memory, to be read or written."""
+    def load_parameters(self, parameters: dict[str, Buffer]) -> None:
+        """Set all weights, float32 arrays of the shapes that parameters() shows.
+
+        Raises
+        ------
+        NotFoundError
+            A weight is missing.
+        ShapeError
+            One has another shape.
+        """
+    def gradients(self) -> dict[str, Array]:
+        """Of the last `gradient`, by name: the model's own memory; zeros after a step."""
+    def averages(self) -> dict[str, tuple[Array, Array]]:
+        """The optimiser's first and second averages by name: its own memory."""
+    def optimize(
+        self,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Take a fresh AdamW (without weight decay: Adam), its averages 0, no step done."""
+    @property
+    def steps(self) -> int:
+        """Steps done since `optimize`."""
+    def set_steps(self, steps: int) -> None:
+        """Averages were written as they were after so many steps."""
+    def loss(
+        self,
+        batch: dict[str, Buffer],
+        history: Literal["gold", "own", "sampled"] = "gold",
+        probability: float = 0.0,
+        allow_none: bool = True,
+        word_weight: float = 1.0,
+    ) -> dict[str, float]:
+        """Losses of a batch without dropout.
+
+        Returns
+        -------
+        dict
+            loss = selection_loss + word_weight word_loss, in nats; perplexity, norm of the
+            gradients (0 here), labelled (turns with gold above 0), correct (of these), words.
+        """
+    def gradient(
+        self,
+        batch: dict[str, Buffer],
+        history: Literal["gold", "own", "sampled"] = "gold",
+        probability: float = 0.0,
+        allow_none: bool = True,
+        word_weight: float = 1.0,
+    ) -> dict[str, float]:
+        """The same with dropout, and the gradients of the loss."""
+    def step(
+        self,
+        batch: dict[str, Buffer],
+        learning_rate: float,
+        history: Literal["gold", "own", "sampled"] = "gold",
+        probability: float = 0.0,
+        allow_none: bool = True,
+        word_weight: float = 1.0,
+        clip: float = 5.0,
+    ) -> dict[str, float]:
+        """The same and a step of the optimiser, gradients scaled down to a norm of `clip` (0: any).
+
+        Raises
+        ------
+        NumericError
+            A loss or gradient that is not finite; nothing has changed then.
+        """
+    def select(
+        self,
+        batch: dict[str, Buffer],
+        history: Literal["gold", "own", "sampled"] = "own",
+        probability: float = 0.0,
+        allow_none: bool = True,
+        explain: bool = False,
+    ) -> tuple[Array, Array, Array | None, Array | None]:
+        """Score the candidates of all turns, C in all, one turn's list after the other.
+
+        Returns
+        -------
+        chosen : (T) int64
+            Index in the turn's list.
+        scores : (C) float32
+        context : (C) float32, with explain
+            The score without any history.
+        contributions : (C, M) float32, with explain
+            What the score loses when one earlier choice is taken out; 0 where there is none. They
+            do not add up to score - context: the terms meet inside a tanh.
+        """
+    def respond(
+        self, batch: dict[str, Buffer], chosen: Buffer, max_words: int = 40
+    ) -> tuple[Array, Array]:
+        """Greedy answers from the chosen (T) int64 sentences of the turns' lists.
+
+        Returns
+        -------
+        tokens : (T, max_words) int32
+            Up to the end, which is included; zeros after it.
+        lengths : (T) int64
+        """
+    def pass_bytes(self, batch: dict[str, Buffer], training: bool = True) -> int:
+        """Bytes that a pass over a batch allocates at most."""
+
 # ---- activations (km.trace, km.gradients) ----
 
 def trace_points(model: Model) -> list[tuple[str, bool, bool, int, int]]:

@@ -17,6 +17,7 @@
 #include "km/priming_scores.h"
 #include "km/save.h"
 #include "km/score.h"
+#include "km/select.h"
 #include "km/stats.h"
 #include "km/table.h"
 #include "km/text.h"
