@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
     from km import draw as draw
+    from km import ledger as ledger
     from km import loss as loss
     from km import overshadow as overshadow
     from km import schedules as schedules
@@ -195,6 +196,7 @@ _PLACES = {
     "forecast": "priming_forecast",
     "knowledge_circuit": "circuits",
     "knowledge_neurons": "neurons",
+    "ledger": "",
     "load": "loading",
     "logit_attribution": "attribution",
     "logit_lens": "lens_batch",
