@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/parameters.h"
+#include "tensor/kernels.h"
 
 typedef struct job {
     const km_model *model;
@@ -161,11 +162,12 @@ done:
 static km_status check(void *payload, int64_t begin, int64_t end, int worker, km_error *err) {
     (void)worker;
     const job *work = payload;
+    const km_kernels *kernels = km_ctx_kernels(work->model->ctx);
     for (int64_t i = begin; i < end; i++) {
         const km__parameter_range *r = &work->ranges[i];
         const km__parameter *p = &work->model->parameters[r->index];
         const int64_t first = r->begin * p->cols, last = r->end * p->cols;
-        if (!km__all_finite(p->values + first, last - first)) {
+        if (!kernels->all_finite(p->values + first, last - first)) {
             return KM_SET(err, KM_ENUMERIC,
                           "parameter '%s': a value among elements %" PRId64 " to %" PRId64
                           " is not finite",

@@ -6,6 +6,7 @@
 
 #include "model/parameters.h"
 #include "model/weights_private.h"
+#include "tensor/kernels.h"
 
 /* Bytes of weights one worker checks at a time, about. */
 #define PIECE_BYTES ((int64_t)1 << 20)
@@ -27,6 +28,7 @@ typedef struct piece {
 } piece;
 
 typedef struct checking {
+    const km_ctx *ctx;
     piece *pieces;
     int64_t n;
 } checking;
@@ -42,24 +44,13 @@ static bool halves_finite(const unsigned char *p, int64_t n, int64_t stride, uns
     return bad == 0;
 }
 
-bool km__all_finite(const float *x, int64_t n) {
-    int32_t largest = 0; /* exponent field; all ones means infinite or not a number */
-    for (int64_t i = 0; i < n; i++) {
-        int32_t bits;
-        memcpy(&bits, x + i, sizeof(bits));
-        bits &= 0x7f800000;
-        largest = bits > largest ? bits : largest;
-    }
-    return largest < 0x7f800000;
-}
-
-static bool piece_finite(const piece *part) {
+static bool piece_finite(const km_ctx *ctx, const piece *part) {
     const km_dtype_traits *traits = km_dtype_get(part->info->dtype);
     const unsigned char *data =
         (const unsigned char *)part->info->data + part->begin * traits->block_bytes;
     const int64_t n = part->end - part->begin;
     if (part->info->dtype == KM_F32) {
-        return km__all_finite((const float *)(const void *)data, n);
+        return km_ctx_kernels(ctx)->all_finite((const float *)(const void *)data, n);
     }
     if (part->info->dtype == KM_BF16) {
         return halves_finite(data, n, 2, 0x7f80);
@@ -80,7 +71,7 @@ static km_status check_pieces(void *payload, int64_t begin, int64_t end, int wor
     for (int64_t i = begin; i < end; i++) {
         const piece *part = &work->pieces[i];
         const int64_t block = km_dtype_get(part->info->dtype)->block_elements;
-        if (!piece_finite(part)) {
+        if (!piece_finite(work->ctx, part)) {
             return KM_SET(err, KM_ENUMERIC,
                           "tensor '%s': a weight among elements %" PRId64 " to %" PRId64
                           " is not finite",
@@ -109,7 +100,7 @@ static int64_t cut(piece *out, const km_weights *weights) {
 }
 
 static km_status check_maps(const km_model *model, km_error *err) {
-    checking work = {NULL, cut(NULL, &model->weights)};
+    checking work = {model->ctx, NULL, cut(NULL, &model->weights)};
     km_status status = KM_OK;
     if (model->container != NULL) {
         KM_GO(km_container_check(model->container, err));

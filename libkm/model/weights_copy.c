@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "model/weights_private.h"
+#include "tensor/kernels.h"
 
 typedef struct copying {
     const km_weight_plan *plan;
@@ -17,7 +18,8 @@ static int64_t source_row(const km_weight_rows *rows, int64_t row) {
 }
 
 /* The elements of a vector, run by run. */
-static km_status copy_vector(const km_weight_slot *slot, float *out, km_error *err) {
+static km_status copy_vector(const km_ctx *ctx, const km_weight_slot *slot, float *out,
+                             km_error *err) {
     const km_dtype_traits *traits = km_dtype_get(slot->info->dtype);
     const unsigned char *data = slot->info->data;
     for (int64_t at = 0; at < slot->cols; at += slot->source.group) {
@@ -30,7 +32,7 @@ static km_status copy_vector(const km_weight_slot *slot, float *out, km_error *e
         traits->to_f32(out + at, data + from / traits->block_elements * traits->block_bytes,
                        slot->source.group);
     }
-    if (!km__all_finite(out, slot->cols)) {
+    if (!km_ctx_kernels(ctx)->all_finite(out, slot->cols)) {
         return KM_SET(err, KM_ENUMERIC, "tensor '%s': a weight is not finite", slot->name);
     }
     return KM_OK;
@@ -93,7 +95,7 @@ static km_status copy_slot(const km_weight_slot *slot, km_model *model, km_error
     if (slot->is_rope_factors && slot->info == NULL) {
         km__rope_factors(out, &model->config);
     } else if (slot->vector != NULL) {
-        return copy_vector(slot, out, err);
+        return copy_vector(model->ctx, slot, out, err);
     } else if (slot->source.transposed) {
         transpose(slot, out);
     } else {

@@ -104,9 +104,6 @@ KM_NODISCARD km_status km__weight_plan_copy(const km_weight_plan *plan, km_model
 /* What Llama 3 divides each of rotary_dim / 2 frequencies by. */
 void km__rope_factors(float *out, const km_config *config);
 
-/* weights_check.c: neither an infinity nor a NaN among them. */
-bool km__all_finite(const float *x, int64_t n);
-
 /* Version of the initialiser of weights_random.c: part of a random model's fingerprint. */
 #define KM_INITIALISER_VERSION 1
 /* Elements begin..end-1 of a tensor of normal(0, 0.02) under `key` into out[0..]; begin is a

@@ -1,9 +1,11 @@
 /* linear.c: products with stored matrices, and the product of the backward pass.
  *
  * A product is cut into units: a panel of rows of w that is converted to float32 in the worker's
- * scratch memory, times a chunk of rows of x. A single row of x is multiplied while the weights are
- * converted in registers. An element of the product does not depend on the unit it falls into.
+ * scratch memory, or used where it lies, times a chunk of rows of x. A single row of x is
+ * multiplied while the weights are converted in registers. An element of the product does not
+ * depend on the unit it falls into.
  */
+#include <stdbool.h>
 #include <string.h>
 
 #include "tensor/linear_private.h"
@@ -28,6 +30,11 @@ static int64_t panel_stride(int64_t k) {
 static int64_t panel_rows(int64_t k) {
     int64_t rows = PANEL_BYTES / (4 * panel_stride(k)) / 12 * 12;
     return rows < 12 ? 12 : km__least(rows, MAX_PANEL_ROWS);
+}
+
+/* Whether rows of w can be multiplied where they lie: floats with the strides of a panel. */
+static bool is_panel(const km_matrix *w) {
+    return w->dtype == KM_F32 && panel_stride(w->cols) == w->cols && w->rows % KM_TILE_ROWS == 0;
 }
 
 static void convert_panel(float *panel, const km_ctx *ctx, const km_matrix *w) {
@@ -85,9 +92,13 @@ static km_status run_unit(const linear_work *work, const km_linear_job *job, con
             job->y + first, job->x, w.data, km_matrix_row_bytes(&w), bias, w.rows, w.cols);
         return KM_OK;
     }
-    float *panel = NULL;
-    KM_TRY(panel_scratch(&panel, work->ctx, worker, w.cols, err));
-    convert_panel(panel, work->ctx, &w);
+    const float *panel = w.data;
+    if (!is_panel(&w)) {
+        float *scratch = NULL;
+        KM_TRY(panel_scratch(&scratch, work->ctx, worker, w.cols, err));
+        convert_panel(scratch, work->ctx, &w);
+        panel = scratch;
+    }
     work->kernels->block(job->y + row * job->ldy + first, job->ldy, job->x + row * job->ldx,
                          job->ldx, panel, panel_stride(w.cols), bias,
                          km__least(CHUNK_ROWS, job->m - row), w.rows, w.cols);

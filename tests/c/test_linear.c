@@ -14,11 +14,12 @@ typedef struct shape {
     int64_t m, n, k;
 } shape;
 
-/* Tails of tiles, panels, chunks and sums; 769 and 1536 take two blocks of a sum, 2304 three. */
-static const shape SHAPES[] = {{1, 1, 1},    {1, 5, 33},    {2, 3, 7},    {3, 50, 65},
-                               {4, 4, 16},   {5, 97, 31},   {6, 13, 576}, {7, 48, 100},
-                               {1, 49, 769}, {13, 31, 769}, {2, 9, 1536}, {300, 7, 40},
-                               {5, 11, 2304}};
+/* Tails of tiles, panels, chunks and sums; 769 and 1536 take two blocks of a sum, 2304 three.
+ * Floats with rows a multiple of 4 and columns of 16 are multiplied where they lie. */
+static const shape SHAPES[] = {{1, 1, 1},     {1, 5, 33},    {2, 3, 7},    {3, 50, 65},
+                               {4, 4, 16},    {5, 97, 31},   {6, 13, 576}, {7, 48, 100},
+                               {1, 49, 769},  {13, 31, 769}, {2, 9, 1536}, {300, 7, 40},
+                               {5, 11, 2304}, {9, 52, 576},  {3, 8, 784}};
 #define N_SHAPES (int)(sizeof SHAPES / sizeof SHAPES[0])
 
 /* A product with row strides wider than the rows; `y` starts as 777. */
