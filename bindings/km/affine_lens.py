@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from km import _km, stats
 from km.answers import ids_and_text, target_token
+from km.cache import atomic_write
 from km.errors import ArgumentError, FormatError
 from km.lens import LensResult
 from km.lens_batch import pack
@@ -328,21 +328,15 @@ class AffineLens:
             "fingerprint": self.model.fingerprint,
             "provenance": canonical_json(self.provenance),
         }
-        handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    weights=self.weights,
-                    biases=self.biases,
-                    ids=ids,
-                    offsets=offsets,
-                    about=np.array(json.dumps(about)),
-                )
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_write(target) as file:
+            np.savez(
+                file,
+                weights=self.weights,
+                biases=self.biases,
+                ids=ids,
+                offsets=offsets,
+                about=np.array(json.dumps(about)),
+            )
         return target
 
     @classmethod

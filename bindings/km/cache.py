@@ -25,6 +25,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o666 & ~_umask())  # mkstemp makes files nobody else may read
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -33,6 +34,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def file_key(path: str | os.PathLike[str]) -> str | None:

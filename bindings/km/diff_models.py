@@ -26,6 +26,7 @@ km.diff_layers, ``FLOOR_COLUMNS`` of km.diff_facts. Definitions: docs/measures/d
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from km.diff_summary import side_name, summarise
 from km.diff_work import DIFF_ID, TABLES, Work
 from km.display import escape
 from km.errors import ArgumentError
+from km.model import Model
 from km.progress import Progress
 from km.result import Result, stored_provenance, stored_table
 from km.table import Table
@@ -44,7 +46,6 @@ from km.table import Table
 if TYPE_CHECKING:
     from km.datasets import FactSet, Relation
     from km.kb import KnowledgeBase
-    from km.model import Model
     from km.picture import Picture
 
 
@@ -311,6 +312,8 @@ def diff(
     probes = whole_number("probes", probes, 0)
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     batch_tokens = whole_number("batch_tokens", batch_tokens, 1, MOST_TOKENS)
+    if isinstance(null_models, Model | str | os.PathLike):
+        raise TypeError("null_models must be several models: null_models=[model]")
     before, after, base = resolve_both(a, b, kb, threads, origin)
     work = Work(
         before=before,

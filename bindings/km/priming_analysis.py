@@ -598,6 +598,8 @@ def _say_detectable(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _say_description(found: Mapping[str, float]) -> str:
+    if math.isnan(found["pearson"]):
+        return "Too few texts for the paper's correlation."
     return (
         f"Description, as in the paper: over {found['n']:.0f} texts log S_prime against log "
         f"keyword probability has Pearson {found['pearson']:.2f} and Spearman "

@@ -188,7 +188,11 @@ class Calibration:
         FormatError
             It is something else.
         """
-        return parse(Path(path).read_text(encoding="utf-8"), os.fspath(path))
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is no text ({error})") from None
+        return parse(text, os.fspath(path))
 
 
 def parse(text: str, name: str) -> Calibration:

@@ -227,6 +227,11 @@ def test_twenty_null_retrainings_raise_at_most_one_alarm(planted: km.Model) -> N
     assert bare >= 10  # the training is strong enough to be an alarm without its kind beside it
 
 
+def test_null_models_are_several(planted: km.Model) -> None:
+    with pytest.raises(TypeError, match=r"null_models=\[model\]"):
+        km.diff(planted, planted, FACTS, null_models=planted)
+
+
 def test_null_models_are_those_of_the_recipe(planted: km.Model) -> None:
     first, second = km.diff_nulls(planted, NEUTRAL, (0, 1), steps=2)
     again = km.train(planted, NEUTRAL, steps=2, seed=1).model

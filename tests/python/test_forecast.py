@@ -245,3 +245,10 @@ def test_a_study_becomes_a_calibration(tiny: km.Model, tmp_path: Path) -> None:
         result = km.forecast(tiny, some[0], kb=kb, verify=True)
     (row,) = result.table.rows()
     assert row["inside"] and row["theme"] == some[0].theme
+
+
+def test_a_binary_file_is_no_calibration(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(km.FormatError, match=r"calibration\.json"):
+        Calibration.from_json(file)
