@@ -94,6 +94,40 @@ def test_every_source_is_in_the_taxonomy(taxonomy: dict[str, set[str]]) -> None:
         assert key in taxonomy[kind], f"{path.name}, {row['id']}: no {kind} {key}"
 
 
+def test_a_guess_of_the_taxonomy_is_worded_as_one() -> None:
+    text = (ROOT / "kb" / "taxonomy" / "taxonomy.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    parents = {row["id"]: row["parent"] for row in content["nodes"]}
+    edges = defaultdict(list)
+    for edge in content["edges"]:
+        edges[edge["work"]].append(edge)
+
+    def above(node: str | None) -> set[str]:
+        found = set()
+        while node is not None:
+            found.add(node)
+            node = parents[node]
+        return found
+
+    wanted = {"for": {"supports", "proposes", "measures"}, "against": {"contradicts"}}
+    checked = 0
+    for path, row in SENTENCES:
+        if row["kind"] not in wanted or not row["source"].startswith("work:"):
+            continue
+        marks = {
+            edge["evidence"]
+            for edge in edges[row["source"].removeprefix("work:")]
+            if edge["relation"] in wanted[row["kind"]]
+            and (row["topic"] in above(edge["node"]) or edge["node"] in above(row["topic"]))
+        }
+        if marks == {"guess"}:
+            checked += 1
+            assert re.search("guess|not checked|unchecked|our reading", row["text"].lower()), (
+                f"{path.name}, {row['id']}"
+            )
+    assert checked >= 3
+
+
 def test_dialogues_have_the_documented_fields() -> None:
     ids = [row["id"] for _, row in DIALOGUES]
     assert len(set(ids)) == len(ids), "ids of dialogues are not unique"
