@@ -6,6 +6,7 @@
 #include "tensor/kernels_attention.h"
 #include "tensor/kernels_gradient.h"
 #include "tensor/kernels_optimizer.h"
+#include "tensor/kernels_recurrent.h"
 #include "tensor/linear_private.h"
 
 KM_VARIANTS(km_kernels, kernels);
@@ -14,6 +15,7 @@ KM_VARIANTS(km_linear_kernels, linear);
 KM_VARIANTS(km_dequant_kernels, dequant);
 KM_VARIANTS(km_gradient_kernels, gradient);
 KM_VARIANTS(km_optimizer_kernels, optimizer);
+KM_VARIANTS(km_recurrent_kernels, recurrent);
 
 const km_kernels *km_ctx_kernels(const km_ctx *ctx) {
     return KM_VARIANT(kernels, ctx);
@@ -37,4 +39,8 @@ const km_gradient_kernels *km_ctx_gradient_kernels(const km_ctx *ctx) {
 
 const km_optimizer_kernels *km_ctx_optimizer_kernels(const km_ctx *ctx) {
     return KM_VARIANT(optimizer, ctx);
+}
+
+const km_recurrent_kernels *km_ctx_recurrent_kernels(const km_ctx *ctx) {
+    return KM_VARIANT(recurrent, ctx);
 }
