@@ -27,7 +27,7 @@
 #include "errors.h"
 
 #define KM_MAX_ARGS 24
-#define KM_MAX_VIEWS 12
+#define KM_MAX_VIEWS 20
 
 /* The signature of a wrapper function, for PyMethodDef casts: KM_METHOD(name, function, doc). */
 typedef PyObject *(*km_fastcall)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);

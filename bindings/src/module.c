@@ -5,7 +5,7 @@
 /* In the order of km_type_index. */
 static PyType_Spec *const TYPES[KM_N_TYPES] = {
     &km_py_array_spec, &km_py_table_spec,   &km_py_context_spec, &km_py_model_spec,
-    &km_py_kb_spec,    &km_py_session_spec, &km_py_trainer_spec,
+    &km_py_kb_spec,    &km_py_session_spec, &km_py_trainer_spec, &km_py_diffks_spec,
 };
 
 /* Functions: one table a wrapper file. */

@@ -15,6 +15,7 @@ typedef enum km_type_index {
     KM_TYPE_KNOWLEDGE_BASE,
     KM_TYPE_SESSION,
     KM_TYPE_TRAINER,
+    KM_TYPE_DIFFKS,
     KM_N_TYPES
 } km_type_index;
 

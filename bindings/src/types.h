@@ -7,7 +7,7 @@
 #include "state.h"
 
 extern PyType_Spec km_py_array_spec, km_py_table_spec, km_py_context_spec, km_py_model_spec,
-    km_py_kb_spec, km_py_session_spec, km_py_trainer_spec;
+    km_py_kb_spec, km_py_session_spec, km_py_trainer_spec, km_py_diffks_spec;
 
 /* Functions of the module: one table a wrapper file, ended by a row of zeros. */
 extern PyMethodDef km_py_core_methods[];

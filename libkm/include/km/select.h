@@ -172,10 +172,10 @@ KM_API KM_NODISCARD km_status km_diffks_step(km_diffks_losses *out, km_diffks *m
 
 /* ---- selecting and answering ---- */
 
-/* Candidates of all turns, one turn's list after the other: C of them. Any of the last three may be
- * NULL. What one earlier choice contributes to a score is what the score loses when its term is
- * taken out of o_j: terms meet inside a tanh, so contributions do not add up to the difference
- * between score and context score. */
+/* Candidates of all turns, one turn's list after the other: C of them. `scores` may be NULL, and so
+ * may `context` with `contributions`. What one earlier choice contributes to a score is what the
+ * score loses when its term is taken out of o_j: terms meet inside a tanh, so contributions do not
+ * add up to the difference between score and context score. */
 typedef struct km_diffks_scores {
     int64_t *chosen;      /* (T) index in the list */
     float *scores;        /* (C) */
@@ -195,10 +195,11 @@ KM_API KM_NODISCARD km_status km_diffks_select(const km_diffks_scores *out, km_d
 KM_API KM_NODISCARD km_status km_diffks_respond(int32_t *tokens, int64_t *lengths, km_diffks *model,
                                                 const km_diffks_batch *batch, const int64_t *chosen,
                                                 int64_t max_words, km_error *err);
-/* Bytes that a pass over a batch allocates at most; `training`: with gradients. Assumes a sound
- * batch. */
-KM_API int64_t km_diffks_pass_bytes(const km_diffks *model, const km_diffks_batch *batch,
-                                    bool training);
+/* Bytes that a pass over a batch allocates; `training`: with gradients, for which the batch needs
+ * gold. KM_EINVAL, KM_ENOMEM. */
+KM_API KM_NODISCARD km_status km_diffks_pass_bytes(int64_t *out, km_diffks *model,
+                                                   const km_diffks_batch *batch, bool training,
+                                                   km_error *err);
 
 #ifdef __cplusplus
 }
