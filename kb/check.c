@@ -29,7 +29,9 @@ static const char info_sql[] =
     " UNION ALL SELECT 'chunks', count(*) FROM chunks"
     " UNION ALL SELECT 'measurements', coalesce(sum(n_rows), 0) FROM chunks"
     " UNION ALL SELECT 'conflicts', count(*) FROM conflicts"
-    " UNION ALL SELECT 'evidence', count(*) FROM evidence";
+    " UNION ALL SELECT 'evidence', count(*) FROM evidence"
+    " UNION ALL SELECT 'predictions', count(*) FROM predictions"
+    " UNION ALL SELECT 'verdicts', count(*) FROM verdicts";
 
 km_status km_kb_info(km_table **out, km_kb *kb, km_error *err) {
     km_status status = KM_OK;

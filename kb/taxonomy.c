@@ -44,8 +44,8 @@ static const char forget_old[] =
     " AND NOT EXISTS (SELECT 1 FROM evidence AS e WHERE e.measure = measure_nodes.measure"
     "                 AND e.node = measure_nodes.node)";
 static const char count_orphans[] =
-    "SELECT count(*) FROM nodes JOIN measure_nodes ON measure_nodes.node = nodes.id"
-    " WHERE nodes.tree_enter < 0";
+    "SELECT count(*) FROM nodes WHERE tree_enter < 0 AND id IN"
+    " (SELECT node FROM measure_nodes UNION ALL SELECT node FROM prediction_nodes)";
 
 typedef struct place {
     int64_t parent; /* -1: root */
@@ -129,7 +129,8 @@ static km_status load_nodes(km_kb *kb, json_t *nodes, km_error *err) {
     KM_GO(insert_nodes(kb, nodes, places, err));
     KM_GO(km__kb_scalar(&n_orphans, &found, kb, count_orphans, NULL, NULL, err));
     if (n_orphans > 0) {
-        KM_FAIL(err, KM_EINVAL, "recorded evidence points to %lld nodes it does not have",
+        KM_FAIL(err, KM_EINVAL,
+                "recorded evidence or predictions point to %lld nodes it does not have",
                 (long long)n_orphans);
     }
     KM_GO(km__kb_exec(kb, "DELETE FROM nodes WHERE tree_enter < 0", err));

@@ -1337,6 +1337,10 @@ class KnowledgeBase:
         """The run whose result has this content key."""
     def put_evidence(self, run: int, json: str | bytes) -> None:
         """Record what a run says about nodes."""
+    def freeze(self, json: str | bytes) -> int:
+        """Fix predictions for a unit; the number of new freezings."""
+    def put_verdict(self, run: int, json: str | bytes) -> int:
+        """Add what a run says of a frozen prediction; its id."""
     def store_chunk(self, run: int, key: str, table: Table) -> Literal["stored", "same", "differs"]:
         """Store a table under its content key."""
     def load_chunk(self, key: str) -> Table | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``kb`` with ``info``, ``search``, ``query``, ``ask`` and ``upgrade``.
+    """Add ``kb`` with ``info``, ``search``, ``query``, ``ask``, ``ledger`` and ``upgrade``.
 
     Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
     """
@@ -43,6 +43,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     ask.add_argument("params", metavar="NAME=VALUE", nargs="*", type=_assignment)
     ask.add_argument("--list", action="store_true", help="list the questions")
     ask.set_defaults(handler=run_ask, usage=ask.error)
+
+    ledger = _command(commands, "ledger", "a node's literature beside the verdicts of runs")
+    ledger.add_argument("node", metavar="NODE", help="id of the taxonomy; root is all of it")
+    ledger.set_defaults(handler=run_ledger)
 
     upgrade = commands.add_parser(
         "upgrade",
@@ -98,6 +102,17 @@ def run_ask(args: argparse.Namespace) -> int:
         args.usage("QUESTION and --kb FILE are needed; --list shows the questions")
     with _open(args.kb) as kb:
         _show(kb.ask(args.name, **dict(args.params)), args.json)
+    return 0
+
+
+def run_ledger(args: argparse.Namespace) -> int:
+    """``km kb ledger``."""
+    with _open(args.kb) as kb:
+        page = kb.ledger(args.node)
+    if args.json:
+        sys.stdout.write(page.table.to_jsonl() or "")
+    else:
+        print(page)
     return 0
 
 

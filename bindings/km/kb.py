@@ -13,6 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -25,6 +26,7 @@ from km.table import Table
 
 if TYPE_CHECKING:
     from km.datasets import FactSet
+    from km.ledger import NodeLedger
     from km.model import Model
     from km.picture import Picture
 
@@ -159,9 +161,10 @@ class KnowledgeBase:
     # ---- recording ----
 
     def record(self, result: Result, *, note: str | None = None) -> int:
-        """Store a result: model, facts, measurements and evidence, all or nothing.
+        """Store a result: model, facts, measurements, evidence and verdicts, all or nothing.
 
-        Recording the same result again changes nothing and returns the same run.
+        Recording the same result again changes nothing and returns the same run. The predictions
+        that km ships about the measure get their verdicts (:func:`km.ledger.judge_result`).
 
         Parameters
         ----------
@@ -182,6 +185,8 @@ class KnowledgeBase:
         ConflictWarning
             The same measurement was stored before with other values.
         """
+        from km.ledger.record import judge_result
+
         key = result_key(result)
         with self.transaction():
             run = self._kb.find_run(key)
@@ -189,6 +194,8 @@ class KnowledgeBase:
                 run = self._record_run(result, key, note)
             evidence = [_plain_record(row) for row in getattr(result, "evidence", ())]
             self._kb.put_evidence(run, canonical_json(evidence))
+            if not len(self.query("SELECT 1 FROM verdicts WHERE run = ?", [run])):
+                judge_result(self, result, run)
         return run
 
     def _record_run(self, result: Result, key: str, note: str | None) -> int:
@@ -197,7 +204,7 @@ class KnowledgeBase:
             self.add_facts(asked)
         run = getattr(result, "run", None)
         if run is None or not self._has_run(run, result):
-            run = self.begin_run(result.provenance, note=note)
+            run = self._begin_run(result.provenance, note, _utc(result.provenance.get("time")))
         for chunk_key, table in getattr(result, "chunks", None) or [(key, result.table)]:
             self.store_chunk(run, chunk_key, table)
         self._kb.finish_run(run, "done", key)
@@ -309,8 +316,17 @@ class KnowledgeBase:
         Returns
         -------
         int
-            The run, for :meth:`store_chunk`, :meth:`load_chunk` and :meth:`finish_run`.
+            The run, for :meth:`store_chunk`, :meth:`load_chunk` and :meth:`finish_run`. The
+            predictions that km ships about the measure are frozen for it first.
         """
+        return self._begin_run(provenance, note, None)
+
+    def _begin_run(
+        self, provenance: Mapping[str, Any], note: str | None, started: str | None
+    ) -> int:
+        """Begin a run now, or one that started when it was measured."""
+        from km.ledger.record import freeze_for_run
+
         row = {name: provenance[name] for name in ("measure", "version", "parameters")}
         row |= {k: provenance[k] for k in _RUN_DETAILS if provenance.get(k) is not None}
         if note is not None:
@@ -318,6 +334,10 @@ class KnowledgeBase:
         with self.transaction():
             if provenance.get("model"):
                 row["model"] = self.add_model(provenance["model"])
+            if started is None:
+                freeze_for_run(self, provenance)
+            else:
+                row["started"] = started
             return self._kb.begin_run(canonical_json(row))
 
     def finish_run(self, run: int, outcome: Outcome = "done") -> None:
@@ -418,6 +438,18 @@ class KnowledgeBase:
         if kind not in (None, "node", "work", "fact", "text"):
             raise ArgumentError(f"kind must be node, work, fact or text, not {kind!r}")
         return Table.wrap(self._kb.search(text, kind, limit))
+
+    def ledger(self, node: str = "root") -> NodeLedger:
+        """The literature on a node and what lies below it, beside the verdicts of runs.
+
+        Raises
+        ------
+        NotFoundError
+            The taxonomy has no such node.
+        """
+        from km.ledger import NodeLedger
+
+        return NodeLedger(self, node)
 
     def runs(self) -> Table:
         """Runs, newest first."""
@@ -594,6 +626,15 @@ def _fact_rows(facts: Any) -> list[dict[str, Any]]:
         for relation in facts.relations
         for fact in relation.facts
     ]
+
+
+def _utc(time: object) -> str | None:
+    """A time of a provenance as the knowledge base writes it; None without one."""
+    if not isinstance(time, str):
+        return None
+    given = datetime.fromisoformat(time)
+    known = given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+    return known.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def _plain_record(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def make_provenance(
         "km_version": _km.version(),
         "cpu": None if model is None else model.context.cpu,
         "blas_core": None if model is None else model.context.blas_core,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "command": command_line(),
     }
 

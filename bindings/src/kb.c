@@ -223,6 +223,7 @@ KB_METHOD(call_json_id, put_facts, km_kb_put_facts)
 KB_METHOD(call_json_id, put_texts, km_kb_put_texts)
 KB_METHOD(call_json_id, put_lineage, km_kb_put_lineage)
 KB_METHOD(call_json_id, begin_run, km_kb_begin_run)
+KB_METHOD(call_json_id, freeze, km_kb_freeze)
 
 /* ---- runs and measurements ---- */
 
@@ -278,6 +279,23 @@ static PyObject *kb_put_evidence(PyObject *object, PyObject *const *args, Py_ssi
         status = km_kb_put_evidence(call.self->kb, run, json.data, (size_t)json.n, &call.err);
         Py_END_ALLOW_THREADS
         result = none_or_raise(&call, status);
+    }
+    return leave(&call, result);
+}
+
+static PyObject *kb_put_verdict(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames) {
+    kb_call call;
+    PyObject *result = NULL;
+    int64_t run = 0, id = 0;
+    km_bytes json;
+    if (enter(&call, object, KM_SIG_KnowledgeBase_put_verdict, args, nargs, kwnames) &&
+        km_arg_int64(&call.in, "run", &run) && km_arg_text(&call.in, "json", &json)) {
+        km_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_put_verdict(&id, call.self->kb, run, json.data, (size_t)json.n, &call.err);
+        Py_END_ALLOW_THREADS
+        result = status == KM_OK ? PyLong_FromLongLong(id) : kb_raise(&call);
     }
     return leave(&call, result);
 }
@@ -490,12 +508,13 @@ static PyObject *get_warning(PyObject *object, void *closure) {
 
 #define KB_ENTRY(name) KM_METHOD(#name, kb_##name, KM_DOC_KnowledgeBase_##name)
 static PyMethodDef kb_methods[] = {
-    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),      KB_ENTRY(rollback),
-    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),   KB_ENTRY(put_texts),
-    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run),  KB_ENTRY(find_run),
-    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk),  KB_ENTRY(use_chunk),
-    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),      KB_ENTRY(info),
-    KB_ENTRY(put_lineage),   KB_ENTRY(check),       {NULL, NULL, 0, NULL},
+    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),     KB_ENTRY(rollback),
+    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),  KB_ENTRY(put_texts),
+    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run), KB_ENTRY(find_run),
+    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk), KB_ENTRY(use_chunk),
+    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),     KB_ENTRY(info),
+    KB_ENTRY(put_lineage),   KB_ENTRY(check),       KB_ENTRY(freeze),     KB_ENTRY(put_verdict),
+    {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef kb_getset[] = {

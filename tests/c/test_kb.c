@@ -70,19 +70,22 @@ static void test_migrations(void **state) {
     fixture *f = *state;
     km_error err = KM_ERROR_INIT;
     km_kb *kb = open_kb(f);
-    km__kb_migration more[] = {km__kb_migrations[0],
-                               km__kb_migrations[1],
-                               {3, "ALTER TABLE works ADD COLUMN doi TEXT"},
-                               {4, "CREATE TABLE broken (; "}};
-    km_test_ok(km__kb_migrate(kb, more, 3, &err), &err);
-    assert_int_equal(count(kb, "PRAGMA user_version"), 3);
+    enum { NOW = KM_KB_SCHEMA_VERSION };
+    km__kb_migration more[NOW + 2];
+    char newer[32];
+    memcpy(more, km__kb_migrations, NOW * sizeof more[0]);
+    more[NOW] = (km__kb_migration){NOW + 1, "ALTER TABLE works ADD COLUMN doi TEXT"};
+    more[NOW + 1] = (km__kb_migration){NOW + 2, "CREATE TABLE broken (; "};
+    km_test_ok(km__kb_migrate(kb, more, NOW + 1, &err), &err);
+    assert_int_equal(count(kb, "PRAGMA user_version"), NOW + 1);
     assert_int_equal(count(kb, "SELECT count(doi) FROM works"), 0);
-    assert_int_not_equal(km__kb_migrate(kb, more, 4, &err), KM_OK);
-    assert_int_equal(count(kb, "PRAGMA user_version"), 3);
+    assert_int_not_equal(km__kb_migrate(kb, more, NOW + 2, &err), KM_OK);
+    assert_int_equal(count(kb, "PRAGMA user_version"), NOW + 1);
     km_kb_close(kb);
     km_error_clear(&err);
     kb = NULL;
-    km_test_fails(km_kb_open(&kb, f->ctx, f->path, NULL, &err), KM_EUNSUPPORTED, &err, "version 3");
+    snprintf(newer, sizeof newer, "version %d", NOW + 1);
+    km_test_fails(km_kb_open(&kb, f->ctx, f->path, NULL, &err), KM_EUNSUPPORTED, &err, newer);
 }
 
 /* ---- recording ---- */

@@ -145,6 +145,21 @@ static void test_fork(void **state) {
 
 /* ---- allocation failures, damaged files ---- */
 
+static const char tiny_freezing[] =
+    "{\"model\":\"A\",\"unit\":\"{\\\"facts\\\":\\\"\\\",\\\"fingerprint\\\":"
+    "\\\"a\\\",\\\"precision\\\":\\\"F32\\\",\\\"prompts\\\":\\\"\\\","
+    "\\\"recipe\\\":{}}\",\"predictions\":[\"{\\\"controls\\\":[],\\\"direction\\\":"
+    "\\\"above\\\",\\\"falsified_by\\\":\\\"x\\\",\\\"family\\\":\\\"exploratory\\\","
+    "\\\"id\\\":\\\"p\\\",\\\"kind\\\":\\\"observation\\\",\\\"measure\\\":"
+    "\\\"memorization.recall\\\",\\\"minimum_n\\\":1,\\\"n_unit\\\":\\\"\\\","
+    "\\\"nodes\\\":[\\\"memorization\\\"],\\\"not_testable\\\":\\\"\\\",\\\"null\\\":0,"
+    "\\\"rivals\\\":[],\\\"smallest_effect\\\":1,\\\"statement\\\":\\\"s\\\","
+    "\\\"statistic\\\":\\\"t\\\",\\\"unit\\\":\\\"\\\",\\\"version\\\":1}\"]}";
+/* Digests of the two texts above. */
+static const char tiny_verdict[] =
+    "{\"prediction\":\"970e3cb7576310fa189051d0cca68e517c5b74cb5691276f2fe646524b85b447\","
+    "\"unit\":\"9e41e9f90c46f40eb954a5ba2e97679095eaccea1b8950d7eacfa1eb25dd4257\","
+    "\"word\":\"inconclusive\",\"n\":3,\"rows\":\"k\"}";
 static const char tiny_lineage[] =
     "[{\"child\":\"b\",\"parent\":\"a\",\"kind\":\"trained\",\"recipe\":{\"lr\":0.1}}]";
 
@@ -178,6 +193,9 @@ static km_status everything(km_ctx *ctx, km_error *err) {
     KM_GO(km_kb_ask(&back, kb, "evidence-on-node", NULL, err));
     KM_GO(put_two_models(kb, err));
     KM_GO(km_kb_put_lineage(&n, kb, tiny_lineage, strlen(tiny_lineage), err));
+    KM_GO(km_kb_freeze(&n, kb, tiny_freezing, strlen(tiny_freezing), err));
+    KM_GO(km_kb_begin_run(&run, kb, tiny_run, strlen(tiny_run), err));
+    KM_GO(km_kb_put_verdict(&n, kb, run, tiny_verdict, strlen(tiny_verdict), err));
 done:
     km_table_free(back);
     km_table_free(table);
@@ -314,75 +332,94 @@ static void test_hostile_schema(void **state) {
     assert_int_equal(use_file(f->ctx, f->path), 1);
 }
 
-static void copy_version_1(fixture *f) {
+static void copy_version(fixture *f, int version) {
     size_t n = 0;
-    char *data = read_file(KM_TEST_DATA "/golden_data/kb_v1.db", &n);
+    char path[300];
+    snprintf(path, sizeof path, "%s/golden_data/kb_v%d.db", KM_TEST_DATA, version);
+    char *data = read_file(path, &n);
     write_file(f->path, data, n);
     free(data);
 }
 
 /* Reading alone does not bring an old file up to date: it is refused and stays as it was. */
-static void test_version_1_file_read_only(void **state) {
+static void test_old_files_read_only(void **state) {
     fixture *f = *state;
-    km_error err = KM_ERROR_INIT;
-    km_kb *kb = NULL;
     const km_kb_options options = {.read_only = true};
-    size_t n = 0, n_after = 0;
-    copy_version_1(f);
-    char *before = read_file(f->path, &n);
-    km_test_fails(km_kb_open(&kb, f->ctx, f->path, &options, &err), KM_EUNSUPPORTED, &err,
-                  "older than this km's");
-    char *after = read_file(f->path, &n_after);
-    assert_int_equal(n, n_after);
-    assert_memory_equal(before, after, n);
-    free(before);
-    free(after);
-    km_kb_close(open_kb(f));
-    km_error_clear(&err);
-    km_test_ok(km_kb_open(&kb, f->ctx, f->path, &options, &err), &err);
-    assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), 0);
-    km_kb_close(kb);
+    for (int version = 1; version < KM_KB_SCHEMA_VERSION; version++) {
+        km_error err = KM_ERROR_INIT;
+        km_kb *kb = NULL;
+        size_t n = 0, n_after = 0;
+        copy_version(f, version);
+        char *before = read_file(f->path, &n);
+        km_test_fails(km_kb_open(&kb, f->ctx, f->path, &options, &err), KM_EUNSUPPORTED, &err,
+                      "older than this km's");
+        char *after = read_file(f->path, &n_after);
+        assert_int_equal(n, n_after);
+        assert_memory_equal(before, after, n);
+        free(before);
+        free(after);
+        km_kb_close(open_kb(f));
+        km_error_clear(&err);
+        km_test_ok(km_kb_open(&kb, f->ctx, f->path, &options, &err), &err);
+        assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), version == 1 ? 0 : 1);
+        assert_int_equal(count(kb, "SELECT count(*) FROM ledger"), 0);
+        km_kb_close(kb);
+    }
 }
 
-/* What the migration adds can be used in an old file. */
+/* What the second version added; one row, in a file of that version there already. */
 static void put_lineage_into(km_kb *kb) {
     km_error err = KM_ERROR_INIT;
     km_table *t = NULL;
     int64_t n = 0;
     km_test_ok(put_two_models(kb, &err), &err);
     km_test_ok(km_kb_put_lineage(&n, kb, tiny_lineage, strlen(tiny_lineage), &err), &err);
-    assert_int_equal(n, 1);
     km_test_ok(km_kb_ask(&t, kb, "lineage", NULL, &err), &err);
     assert_int_equal(km_table_rows(t), 1);
     km_table_free(t);
 }
 
-/* A file written by the first release of the schema still opens, whole. */
-static void test_version_1_file(void **state) {
-    fixture *f = *state;
+/* What the third version added. */
+static void put_verdict_into(km_kb *kb) {
     km_error err = KM_ERROR_INIT;
-    km_table *t = NULL;
-    copy_version_1(f);
-    km_kb *kb = open_kb(f);
-    assert_int_equal(count(kb, "PRAGMA user_version"), KM_KB_SCHEMA_VERSION);
-    km_test_ok(km_kb_check(&t, kb, true, &err), &err);
-    assert_int_equal(km_table_rows(t), 0);
-    km_table_free(t);
-    km_test_ok(km_kb_load_chunk(&t, kb, "k1", &err), &err);
-    km_table *want = make_table(f->ctx, 50, 0.0);
-    assert_same(want, t);
-    km_table_free(want);
-    km_table_free(t);
-    assert_int_equal(hits(kb, "\xE5\x8C\x97\xE4\xBA\xAC", NULL), 1);
-    km_test_ok(km_kb_ask(&t, kb, "evidence-on-node", NULL, &err), &err);
-    assert_int_equal(km_table_rows(t), 1);
-    km_table_free(t);
-    begin_run(kb);
-    put_lineage_into(kb);
-    km_kb_close(kb);
-    kb = open_kb(f); /* nothing is left to migrate */
-    assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), 1);
-    km_kb_close(kb);
+    int64_t n = 0, id = 0;
+    km_test_ok(km_kb_freeze(&n, kb, tiny_freezing, strlen(tiny_freezing), &err), &err);
+    assert_int_equal(n, 1);
+    km_test_ok(km_kb_put_verdict(&id, kb, begin_run(kb), tiny_verdict, strlen(tiny_verdict), &err),
+               &err);
+    assert_int_equal(count(kb, "SELECT count(*) FROM ledger WHERE word = 'inconclusive'"), 1);
+}
+
+/* Files written by each version of the schema still open, whole, and take what is new. */
+static void test_old_files(void **state) {
+    fixture *f = *state;
+    for (int version = 1; version < KM_KB_SCHEMA_VERSION; version++) {
+        km_error err = KM_ERROR_INIT;
+        km_table *t = NULL;
+        copy_version(f, version);
+        km_kb *kb = open_kb(f);
+        assert_int_equal(count(kb, "PRAGMA user_version"), KM_KB_SCHEMA_VERSION);
+        km_test_ok(km_kb_check(&t, kb, true, &err), &err);
+        assert_int_equal(km_table_rows(t), 0);
+        km_table_free(t);
+        km_test_ok(km_kb_load_chunk(&t, kb, "k1", &err), &err);
+        km_table *want = make_table(f->ctx, 50, 0.0);
+        assert_same(want, t);
+        km_table_free(want);
+        km_table_free(t);
+        assert_int_equal(hits(kb, "\xE5\x8C\x97\xE4\xBA\xAC", NULL), 1);
+        km_test_ok(km_kb_ask(&t, kb, "evidence-on-node", NULL, &err), &err);
+        assert_int_equal(km_table_rows(t), 1);
+        km_table_free(t);
+        begin_run(kb);
+        put_lineage_into(kb);
+        put_verdict_into(kb);
+        km_kb_close(kb);
+        kb = open_kb(f); /* nothing is left to migrate */
+        assert_int_equal(count(kb, "SELECT count(*) FROM lineage"), 1);
+        assert_int_equal(count(kb, "SELECT count(*) FROM verdicts"), 1);
+        km_kb_close(kb);
+    }
 }
 
 /* What a base says of itself; texts are stored once and can be found. */
@@ -410,8 +447,8 @@ static void test_accessors_and_texts(void **state) {
     km_kb_close(kb);
 }
 
-/* How tests/golden_data/kb_v1.db was made, when the schema was at version 1:
- * KM_MAKE_KB=path test_kb_files. */
+/* How tests/golden_data/kb_v1.db was made when the schema was at version 1, and kb_v2.db when it
+ * was at version 2 (the first without lineage): KM_MAKE_KB=path test_kb_files. */
 static void make_file(const char *path) {
     km_error err = KM_ERROR_INIT;
     int64_t n = 0;
@@ -424,6 +461,7 @@ static void make_file(const char *path) {
     km_test_ok(km_kb_store_chunk(NULL, kb, run, "k1", table, &err), &err);
     km_test_ok(km_kb_put_evidence(kb, run, tiny_evidence, strlen(tiny_evidence), &err), &err);
     km_test_ok(km_kb_finish_run(kb, run, "done", "key", &err), &err);
+    put_lineage_into(kb);
     km_table_free(table);
     km_kb_close(kb);
     km_ctx_free(f.ctx);
@@ -442,8 +480,8 @@ int main(void) {
         KB_TEST(test_allocation_failures),
         KB_TEST(test_damaged_files),
         KB_TEST(test_hostile_schema),
-        KB_TEST(test_version_1_file),
-        KB_TEST(test_version_1_file_read_only),
+        KB_TEST(test_old_files),
+        KB_TEST(test_old_files_read_only),
         KB_TEST(test_accessors_and_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -325,20 +325,22 @@ def test_lineage_takes_models(kb: km.KnowledgeBase) -> None:
     assert kb.ask("lineage")["parent_fingerprint"] == [model.fingerprint]
 
 
-def test_files_of_version_1_are_brought_up_to_date(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_brought_up_to_date(
+    version: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "old.db"
-    path.write_bytes((GOLDEN_DATA / "kb_v1.db").read_bytes())
+    path.write_bytes((GOLDEN_DATA / f"kb_v{version}.db").read_bytes())
     before = path.read_bytes()
     with pytest.raises(km.UnsupportedError, match="km kb upgrade"):
         km.KnowledgeBase(path, read_only=True)
     assert path.read_bytes() == before
     assert run_command("upgrade", "--kb", str(path)) == 0
-    assert "schema version 2" in capsys.readouterr().out
+    assert "schema version 3" in capsys.readouterr().out
     with km.KnowledgeBase(path, read_only=True) as kb:
         assert len(kb.runs()) == 1
-        assert len(kb.ask("lineage")) == 0
+        assert len(kb.ask("lineage")) == version - 1
+        assert len(kb.ask("verdicts")) == 0
         assert len(kb.check(full=True)) == 0
     with pytest.raises(km.NotFoundError, match="no such file"):
         run_command("upgrade", "--kb", str(tmp_path / "none.db"))

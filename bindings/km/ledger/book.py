@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from km.errors import ArgumentError, NotFoundError, UnsupportedError
+from km.errors import ArgumentError, NotFoundError
 from km.ledger.predictions import Prediction, Unit
 from km.ledger.verdicts import Verdict, verdict_word
+from km.result import canonical_json
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
+
+Basis: TypeAlias = Literal["before", "release"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,14 @@ class Freezing:
     unit : Unit
     time : str
         UTC.
+    basis : {"before", "release"}
+        Before a run; or by km's release, for the unit of a run that was made already.
     """
 
     prediction: Prediction
     unit: Unit
     time: str
+    basis: Basis = "before"
 
 
 class Memory:
@@ -37,22 +43,28 @@ class Memory:
 
     def __init__(self) -> None:
         self.digests: dict[tuple[str, int], str] = {}
-        self.freezings: dict[tuple[str, str], Freezing] = {}
+        self.freezings: dict[tuple[str, str, Basis], Freezing] = {}
         self.verdicts: list[Verdict] = []
 
-    def freeze(self, prediction: Prediction, unit: Unit) -> Freezing:
+    def freeze(self, prediction: Prediction, unit: Unit, basis: Basis) -> Freezing:
         """As :func:`freeze`, for one."""
         named = (prediction.id, prediction.version)
         if self.digests.setdefault(named, prediction.digest) != prediction.digest:
-            raise ArgumentError(changed(prediction))
-        key = (prediction.digest, unit.digest)
-        return self.freezings.setdefault(key, Freezing(prediction, unit, now()))
+            raise ArgumentError(
+                f"prediction {prediction.id!r} version {prediction.version} was frozen with other "
+                "content; a changed prediction needs a new version"
+            )
+        key = (prediction.digest, unit.digest, basis)
+        return self.freezings.setdefault(key, Freezing(prediction, unit, _now(), basis))
 
-    def find(self, prediction: Prediction, unit: Unit) -> Freezing:
+    def find(self, prediction: Prediction, unit: Unit, basis: Basis) -> Freezing:
         """The freezing of a prediction for a unit."""
-        found = self.freezings.get((prediction.digest, unit.digest))
+        found = self.freezings.get((prediction.digest, unit.digest, basis))
         if found is None:
-            raise NotFoundError(not_frozen(prediction, unit))
+            raise NotFoundError(
+                f"prediction {prediction.id!r} was not frozen for this unit ({unit}): call "
+                "km.ledger.freeze before the run"
+            )
         return found
 
 
@@ -60,16 +72,23 @@ _memory = Memory()
 
 
 def freeze(
-    kb: KnowledgeBase | None, predictions: Iterable[Prediction], unit: Unit
+    kb: KnowledgeBase | None,
+    predictions: Iterable[Prediction],
+    unit: Unit,
+    *,
+    basis: Basis = "before",
 ) -> list[Freezing]:
     """Fix predictions for a unit, before the run that may count for them begins.
 
     Parameters
     ----------
-    kb : None
-        They are kept in this process's memory.
+    kb : KnowledgeBase or None
+        None: they are kept in this process's memory.
     predictions : iterable of Prediction
     unit : Unit
+    basis : {"before", "release"}
+        "release" is for predictions that km ships, in the unit of a run that was made already:
+        :func:`judge_result` uses it.
 
     Returns
     -------
@@ -79,10 +98,31 @@ def freeze(
     Raises
     ------
     ArgumentError
-        A prediction of the same id and version was frozen with other content: raise its version.
+        A prediction of the same id and version was frozen with other content: raise its version. A
+        node is not one its measure is declared to bear on, or accepts interventions with matched
+        random controls alone.
     """
-    _in_memory(kb)
-    return [_memory.freeze(prediction, unit) for prediction in predictions]
+    wanted = list(predictions)
+    if kb is None:
+        return [_memory.freeze(prediction, unit, basis) for prediction in wanted]
+    request = {
+        "model": unit.model,
+        "unit": unit.content,
+        "predictions": [prediction.content for prediction in wanted],
+        "basis": basis,
+    }
+    kb._kb.freeze(canonical_json(request))
+    times = _times(kb, unit, basis)
+    return [Freezing(p, unit, times[p.digest], basis) for p in wanted]
+
+
+def _times(kb: KnowledgeBase, unit: Unit, basis: Basis) -> dict[str, str]:
+    """When the predictions frozen for a unit were, by their digests."""
+    rows = kb.query(
+        "SELECT prediction, frozen FROM freezings WHERE unit = ? AND basis = ?",
+        [unit.digest, basis],
+    )
+    return dict(zip(rows["prediction"], rows["frozen"], strict=True))
 
 
 def judge(
@@ -98,13 +138,16 @@ def judge(
     p_value: float | None = None,
     rows: str | Sequence[str] = "",
     command: str | None = None,
+    basis: Basis = "before",
 ) -> Verdict:
     """What a figure says of a prediction that was frozen for this unit.
 
     Parameters
     ----------
-    kb : None
+    kb : KnowledgeBase or None
+        None: the verdict is kept in memory, and `run` is not looked at.
     run : int or None
+        The run in `kb` that gave the figure.
     prediction : Prediction
     unit : Unit
     estimate, low, high : float or None
@@ -117,56 +160,67 @@ def judge(
         How to find the rows it rests on: keys of chunks, or a question.
     command : str, optional
         What repeats it.
+    basis : {"before", "release"}
+        Of the freezing.
+
+    Returns
+    -------
+    Verdict
+        Judging the same run again gives the same; a new run adds a verdict.
 
     Raises
     ------
     NotFoundError
-        The prediction was not frozen for this unit.
+        The prediction was not frozen for this unit, or there is no such run.
+    ArgumentError
+        The run cannot count: it began, or rests on rows measured, before the freezing; it is of
+        another measure or model; its rows lack the matched random controls.
     """
-    _in_memory(kb)
-    frozen = _memory.find(prediction, unit)
     word = verdict_word(prediction, estimate, low, high, n, p_value)
     where = rows if isinstance(rows, str) else " ".join(rows)
-    verdict = Verdict(
-        prediction,
-        unit,
-        word,
-        estimate,
-        low,
-        high,
-        n,
-        p_value,
-        where,
-        command,
-        run,
-        frozen.time,
-        now(),
-    )
-    _memory.verdicts.append(verdict)
+    figures = (estimate, low, high, n, p_value)
+    if kb is None:
+        frozen = _memory.find(prediction, unit, basis).time
+        judged = _now()
+    else:
+        frozen, judged = _record(kb, run, prediction, unit, word, figures, where, command, basis)
+    verdict = Verdict(prediction, unit, word, *figures, where, command, run, frozen, judged, basis)
+    if kb is None:
+        _memory.verdicts.append(verdict)
     return verdict
 
 
-def _in_memory(kb: KnowledgeBase | None) -> None:
-    if kb is not None:
-        raise UnsupportedError("this schema of the knowledge base has no ledger: give kb=None")
+def _record(
+    kb: KnowledgeBase,
+    run: int | None,
+    prediction: Prediction,
+    unit: Unit,
+    word: str,
+    figures: tuple[Any, ...],
+    rows: str,
+    command: str | None,
+    basis: Basis,
+) -> tuple[str, str]:
+    """Add a verdict; the times of freezing and judging."""
+    from km.kb import _plain_record
+
+    if run is None:
+        raise ArgumentError("a verdict in a knowledge base needs the run that gave the figure")
+    names = ("estimate", "low", "high", "n", "p_value")
+    row = dict(zip(names, figures, strict=True)) | {
+        "prediction": prediction.digest,
+        "unit": unit.digest,
+        "basis": basis,
+        "word": word,
+        "rows": rows,
+        "command": command,
+    }
+    known = {name: value for name, value in _plain_record(row).items() if value is not None}
+    verdict = kb._kb.put_verdict(run, canonical_json(known))
+    found = kb.query("SELECT frozen, judged FROM ledger WHERE verdict = ?", [verdict])
+    return found["frozen"][0], found["judged"][0]
 
 
-def now() -> str:
+def _now() -> str:
     """UTC as the knowledge base writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def changed(prediction: Prediction) -> str:
-    """What is said of a prediction whose content changed under its name."""
-    return (
-        f"prediction {prediction.id!r} version {prediction.version} was frozen with other content; "
-        "a changed prediction needs a new version"
-    )
-
-
-def not_frozen(prediction: Prediction, unit: Unit) -> str:
-    """What is said of a prediction nobody froze."""
-    return (
-        f"prediction {prediction.id!r} was not frozen for this unit ({unit}): call "
-        "km.ledger.freeze before the run"
-    )

@@ -113,8 +113,13 @@ class Prediction:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all fields."""
-        return hashlib.sha256(canonical_json(self.as_dict()).encode("ascii")).hexdigest()
+        """SHA-256 (hex) of :attr:`content`."""
+        return hashlib.sha256(self.content.encode("ascii")).hexdigest()
+
+    @property
+    def content(self) -> str:
+        """The canonical JSON of all fields."""
+        return canonical_json(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """The fields in types that JSON has."""
@@ -222,10 +227,15 @@ class Unit:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what decides the figures; the model's name does not."""
+        """SHA-256 (hex) of :attr:`content`."""
+        return hashlib.sha256(self.content.encode("ascii")).hexdigest()
+
+    @property
+    def content(self) -> str:
+        """The canonical JSON of what decides the figures; the model's name does not."""
         row = self.as_dict()
         del row["model"]
-        return hashlib.sha256(canonical_json(row).encode("ascii")).hexdigest()
+        return canonical_json(row)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields in types that JSON has."""

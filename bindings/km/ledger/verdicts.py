@@ -93,6 +93,8 @@ class Verdict:
         In the knowledge base.
     frozen, judged : str
         UTC times.
+    basis : {"before", "release"}
+        Whether the prediction was frozen for this unit before the run, or by km's release.
     """
 
     prediction: Prediction
@@ -108,6 +110,7 @@ class Verdict:
     run: int | None
     frozen: str
     judged: str
+    basis: str = "before"
 
     @property
     def exceeds(self) -> bool:
@@ -122,7 +125,8 @@ class Verdict:
     def text(self) -> str:
         """The verdict as a person reads it."""
         lead = f"{self.word.capitalize()}{_PREPOSITION[self.word]}{self.prediction.id} in"
-        return f"{lead} {self.unit}: {self._because()}"
+        how = " Fixed by km's release, not for this unit before the run."
+        return f"{lead} {self.unit}: {self._because()}{how if self.basis == 'release' else ''}"
 
     def _because(self) -> str:
         p = self.prediction

@@ -111,6 +111,28 @@ KM_API KM_NODISCARD km_status km_kb_find_run(int64_t *out, km_kb *kb, const char
 KM_API KM_NODISCARD km_status km_kb_put_evidence(km_kb *kb, int64_t run, const char *json, size_t n,
                                                  km_error *err);
 
+/* ---- the ledger: predictions frozen before a run, and verdicts after it ---- */
+
+/* Fix predictions for a unit (docs/ledger.md). JSON object: model (the unit's name for it), unit
+ * and predictions (an array), each the text of a JSON object, of which exactly these bytes are
+ * digested (SHA-256) and kept; optional basis "before" (default) or "release". *out counts the new
+ * freezings (NULL allowed); those that are there keep their time. A prediction has the members that
+ * the table `predictions` names, nodes, rivals and controls (arrays of texts). A unit has
+ * fingerprint, precision, prompts, facts (texts) and recipe (object). KM_EINVAL when the id and
+ * version were frozen with another text, when a node is not one its measure is declared to bear on,
+ * or lies under hyp-modular-region or hyp-connection without kind "intervention" and controls. */
+KM_API KM_NODISCARD km_status km_kb_freeze(int64_t *out, km_kb *kb, const char *json, size_t n,
+                                           km_error *err);
+/* Add what a run says of a frozen prediction; its id in *out. JSON object: prediction and unit
+ * (digests), word, n, rows; optional basis, estimate, low, high, p_value, command. Verdicts are
+ * added and never replaced: the same one again gives its id, another for the same run is KM_EINVAL.
+ * KM_ENOTFOUND when nothing was frozen for this unit or there is no such run; KM_EINVAL when the
+ * run cannot count: of another measure or model, cancelled or failed, with a column of `controls`
+ * that no row of it fills, or (basis "before") begun, or resting on rows measured, before the
+ * freezing. */
+KM_API KM_NODISCARD km_status km_kb_put_verdict(int64_t *out, km_kb *kb, int64_t run,
+                                                const char *json, size_t n, km_error *err);
+
 /* ---- measurements ---- */
 
 typedef enum km_kb_stored {
@@ -165,7 +187,7 @@ KM_API KM_NODISCARD km_status km_kb_info(km_table **out, km_kb *kb, km_error *er
 KM_API KM_NODISCARD km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err);
 
 /* Schema version this library writes. */
-#define KM_KB_SCHEMA_VERSION 2
+#define KM_KB_SCHEMA_VERSION 3
 
 #ifdef __cplusplus
 }
