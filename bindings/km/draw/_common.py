@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from km._kmviz import text_width
+from km._kmviz import Graph, text_width
 
 MAX_TITLE = 600  # characters of a text shown on hovering
 _NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -163,3 +163,12 @@ def footnote(source: Any, given: str | None) -> str:
         str(origin.get("time") or "")[:10],
     ]
     return visible(" · ".join(part for part in parts if part))
+
+
+def text_line(graph: Graph, label: str, title: str, left: float, y: float, **options: Any) -> None:
+    """Add a line of text whose left end is at `left`; options as of ``Graph.add_node``."""
+    width = text_width(label, options.get("size", 10.0), options.get("bold", False)) + 2.0
+    graph.add_node(
+        label, title=title, shape="plain", stroke="none", align="left", x=left + 0.5 * width, y=y,
+        width=width, height=12.0, **options,
+    )  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from km._kmviz import Graph, text_width
-from km.draw._common import fit, hover, visible, wrap
+from km._kmviz import Graph
+from km.draw._common import fit, hover, text_line, visible, wrap
 from km.draw._stored import (
     RECALL_ID,
     STATES,
@@ -251,14 +251,6 @@ def _place_tree(cards: Mapping[str, _Card], root: str, row: int, pitch: float) -
 # ---- drawing ----
 
 
-def _text(graph: Graph, label: str, title: str, left: float, y: float, **options: Any) -> None:
-    width = text_width(label, options.get("size", 10.0), options.get("bold", False)) + 2.0
-    graph.add_node(
-        label, title=title, shape="plain", stroke="none", align="left", x=left + 0.5 * width, y=y,
-        width=width, height=12.0, **options,
-    )  # fmt: skip
-
-
 def _draw_states(graph: Graph, card: _Card, left: float, y: float) -> None:
     """A bar of the states' shares and the counts below it."""
     n, at, width = sum(card.states.values()), left, CARD - 20.0
@@ -271,7 +263,7 @@ def _draw_states(graph: Graph, card: _Card, left: float, y: float) -> None:
             )  # fmt: skip
         at += part
     counts = f"robust {card.states['robust']:,} of {n:,} facts"
-    _text(graph, counts, card.title, left, y + 11.0, size=9.0)
+    text_line(graph, counts, card.title, left, y + 11.0, size=9.0)
 
 
 def _draw_card(graph: Graph, card: _Card) -> int:
@@ -285,7 +277,7 @@ def _draw_card(graph: Graph, card: _Card) -> int:
         name = i < card.bold
         options: dict[str, Any] = {"bold": True} if name else {"size": 9.0, "text": "muted"}
         shown = fit(line, CARD - 20.0, options.get("size", 10.0), name)
-        _text(graph, shown, card.title, left, y, **options)
+        text_line(graph, shown, card.title, left, y, **options)
         y += LINE
     if card.states:
         _draw_states(graph, card, left, y + 1.0)
@@ -335,10 +327,10 @@ def _draw_steps(
     above, below = _step_texts(card.parents)
     room = end - start - 12.0
     title = _step_hover(first, cards)
-    _text(graph, fit(visible(above), room, 9.0, True), title, start + 2.0, card.y - 8.0,
+    text_line(graph, fit(visible(above), room, 9.0, True), title, start + 2.0, card.y - 8.0,
           size=9.0, bold=True)  # fmt: skip
     if below and not card.folded:
-        _text(graph, fit(visible(below), room, 9.0), title, start + 2.0, card.y + 8.0, size=9.0,
+        text_line(graph, fit(visible(below), room, 9.0), title, start + 2.0, card.y + 8.0, size=9.0,
               text="muted")  # fmt: skip
 
 

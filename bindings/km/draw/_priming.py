@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import fit, footnote, hover, number, visible
+from km.draw._common import fit, footnote, hover, number, text_line, visible
 from km.draw._stored import check_source, chosen_run, described, optimizer_name
 from km.picture import Picture
 from km.result import stored_chunks
@@ -195,14 +195,6 @@ class _Scale:
 # ---- drawing ----
 
 
-def _text(graph: Graph, label: str, title: str, left: float, y: float, **options: Any) -> None:
-    width = text_width(label, options.get("size", 10.0), options.get("bold", False)) + 2.0
-    graph.add_node(
-        label, title=title, shape="plain", stroke="none", align="left", x=left + 0.5 * width, y=y,
-        width=width, height=12.0, **options,
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Piece:
     """A run of text on one line; the keyword is a piece of its own."""
@@ -256,7 +248,7 @@ def _draw_line(graph: Graph, line: Sequence[_Piece], left: float, y: float) -> N
             )  # fmt: skip
             width += 4.0
         else:
-            _text(graph, shown, "", left, y)
+            text_line(graph, shown, "", left, y)
         left += width
 
 
@@ -275,11 +267,11 @@ def _draw_card(graph: Graph, text: str, keyword: str, notes: Sequence[str], y: f
         _draw_line(graph, line, left, top)
         top += 14.0
     if cut:
-        _text(graph, "…", hover(text), left, top)
+        text_line(graph, "…", hover(text), left, top)
         top += 14.0
     for note in notes:
         top += 12.0
-        _text(graph, fit(visible(note), CARD - 24.0, 9.0), note, left, top - 8.0, size=9.0,
+        text_line(graph, fit(visible(note), CARD - 24.0, 9.0), note, left, top - 8.0, size=9.0,
               text="muted")  # fmt: skip
     return node
 
@@ -297,7 +289,7 @@ def _draw_scale(graph: Graph, scale: _Scale, top: float, bottom: float) -> None:
                 x=x, y=y,
             )  # fmt: skip
     for name, shift in (("change", 30.0), ("P before → after", 92.0)):
-        _text(graph, name, "", scale.left + PLOT + shift, top - 8.0, size=9.0, text="muted")
+        text_line(graph, name, "", scale.left + PLOT + shift, top - 8.0, size=9.0, text="muted")
 
 
 def _draw_marks(graph: Graph, row: _Row, scale: _Scale, main: str) -> None:
@@ -341,16 +333,16 @@ def _edge(row: _Row, main: str, widest: float) -> tuple[str, float, str]:
 def _draw_row(graph: Graph, row: _Row, card: int, scale: _Scale, main: str, widest: float) -> None:
     left = FAN
     shown = row.name if row.bold else _end(row.name, NAME - 12.0)
-    _text(graph, shown, row.title, left + 6.0, row.y, bold=row.bold,
+    text_line(graph, shown, row.title, left + 6.0, row.y, bold=row.bold,
           text="ink" if not row.unstable else "muted")  # fmt: skip
     _draw_marks(graph, row, scale, main)
     right = scale.left + PLOT + 30.0
     change = f"{_ratio(row.ratios.get(main))}{' *' if row.unstable else ''}"
-    _text(graph, change, row.title, right, row.y, bold=row.bold)
+    text_line(graph, change, row.title, right, row.y, bold=row.bold)
     if row.bold:
         return
     probabilities = f"{_probability(row.before)} → {_probability(row.after)}"
-    _text(graph, probabilities, row.title, right + 62.0, row.y, text="muted", size=9.0)
+    text_line(graph, probabilities, row.title, right + 62.0, row.y, text="muted", size=9.0)
     color, width, line = _edge(row, main, widest)
     point = graph.add_node(
         title="", shape="box", stroke="none", x=left, y=row.y, width=0.5, height=0.5
@@ -374,7 +366,7 @@ def _place(groups: Sequence[_Group]) -> float:
 
 def _draw_group(graph: Graph, group: _Group, scale: _Scale) -> None:
     first, last = group.rows[0].y, group.rows[-1].y
-    _text(graph, fit(group.name, NAME - 12.0, 9.0), group.name, FAN + 6.0, first - ROW + 2.0,
+    text_line(graph, fit(group.name, NAME - 12.0, 9.0), group.name, FAN + 6.0, first - ROW + 2.0,
           size=9.0, text="muted")  # fmt: skip
     right = scale.left + PLOT + 188.0
     graph.add_node(
