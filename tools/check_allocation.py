@@ -1,7 +1,7 @@
 """Check that tests/c/test_allocation.c fails each allocation of every public function of libkm.
 
 A function belongs there when it can fail and is given something that holds a context: a context, a
-model, a tokenizer, a table, a session.
+model, a tokenizer, a table, a session, a selection model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLDERS = ("km_ctx", "km_model", "km_tokenizer", "km_table", "km_session")
+HOLDERS = ("km_ctx", "km_model", "km_tokenizer", "km_table", "km_session", "km_diffks")
 # What is given such an object and still has nothing to allocate.
 ALLOCATES_NOTHING = {
     "km_model_metadata",

@@ -13,10 +13,12 @@
 #include "km/priming_scores.h"
 #include "km/save.h"
 #include "km/score.h"
+#include "km/select.h"
 #include "km/stats.h"
 #include "km/trainer.h"
 #include "km/training.h"
 #include "km_test.h"
+#include "select_batch.h"
 
 #define N 6
 
@@ -262,6 +264,39 @@ static km_status optimizer(fixture *f, km_error *err) {
     KM_TRY(km_optimizer_new(&made, f->ctx, &options, &tensor, 1, 0, err));
     km_optimizer_free(made);
     return KM_OK;
+}
+
+static km_status use_diffks(km_diffks *model, km_error *err) {
+    const km_optimizer_options adam = KM_OPTIMIZER_OPTIONS_INIT;
+    const km_diffks_options options = KM_DIFFKS_OPTIONS_INIT;
+    const km_diffks_batch batch = sb_batch();
+    int64_t chosen[SB_TURNS], lengths[SB_TURNS], bytes;
+    float scores[SB_CANDIDATES], context[SB_CANDIDATES], parts[SB_CANDIDATES * 2];
+    const km_diffks_scores out = {chosen, scores, context, parts};
+    int32_t tokens[SB_TURNS * 4];
+    km_diffks_losses losses;
+    km_diffks_parameter parameter;
+    KM_TRY(km_diffks_parameter_at(&parameter, model, 0, err));
+    KM_TRY(km_diffks_pass_bytes(&bytes, model, &batch, true, err));
+    KM_TRY(km_diffks_loss(&losses, model, &batch, &options, err));
+    KM_TRY(km_diffks_gradient(&losses, model, &batch, &options, err));
+    KM_TRY(km_diffks_optimize(model, &adam, err));
+    const float before = parameter.values[0];
+    const km_status status = km_diffks_step(&losses, model, &batch, &options, err);
+    assert_true(status == KM_OK || parameter.values[0] == before);
+    KM_TRY(status);
+    KM_TRY(km_diffks_set_steps(model, 7, err));
+    KM_TRY(km_diffks_select(&out, model, &batch, &options, err));
+    return km_diffks_respond(tokens, lengths, model, &batch, chosen, 4, err);
+}
+
+static km_status diffks(fixture *f, km_error *err) {
+    const km_diffks_config config = sb_config(KM_DIFFKS_DISENTANGLED);
+    km_diffks *model = NULL;
+    KM_TRY(km_diffks_new(&model, f->ctx, &config, 1, err));
+    const km_status status = use_diffks(model, err);
+    km_diffks_free(model);
+    return status;
 }
 
 /* A step of whole weights that fails leaves them as they are, and the next one works. */
@@ -667,6 +702,7 @@ static const struct {
               {"km_model_new", new_model},
               {"km_optimizer_new", optimizer},
               {"km_trainer_new, step, reset", trainer},
+              {"km_diffks_new, loss, gradient, step, select, respond", diffks},
               {"km_neurons_run_into", neurons},
               {"km_circuit_run, evaluate", circuit},
               {"km_tokenizer_encode", encode},
