@@ -12,6 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from km import datasets as datasets
+    from km import dialog as dialog
     from km import draw as draw
     from km import ledger as ledger
     from km import loss as loss
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from km.decoders import Decoder as Decoder
     from km.decoders import Greedy as Greedy
     from km.decoders import Sample as Sample
+    from km.dialog import DiffKS as DiffKS
     from km.diff_models import Diff as Diff
     from km.diff_models import diff as diff
     from km.diff_models import diff_nulls as diff_nulls
@@ -138,6 +140,7 @@ _PLACES = {
     "ContrastiveDecoding": "contrast_decoders",
     "Decoder": "decoders",
     "Diff": "diff_models",
+    "DiffKS": "dialog",
     "DoLa": "contrast_decoders",
     "Error": "errors",
     "Example": "examples",
@@ -189,6 +192,7 @@ _PLACES = {
     "compare": "comparison",
     "conflict": "conflict_measure",
     "datasets": "",
+    "dialog": "",
     "diff": "diff_models",
     "diff_nulls": "diff_models",
     "draw": "",

@@ -139,10 +139,10 @@ class Checkpoints:
         state = read_state(place)
         if state["step"] != steps[-1]:
             raise FormatError(f"{place}: is of step {state['step']}; {_ADVICE}")
-        differences = list(_differences(state["recipe"], self.recipe))
-        if differences:
+        changed = list(differences(state["recipe"], self.recipe))
+        if changed:
             raise ArgumentError(
-                f"{self.folder}: holds a run of another recipe ({'; '.join(differences[:4])}); "
+                f"{self.folder}: holds a run of another recipe ({'; '.join(changed[:4])}); "
                 "give another folder, or delete this one"
             )
         weights, averages = _arrays(trainer)
@@ -327,10 +327,10 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """What two recipes do not have in common, in words."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
-            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+            yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
     elif there != here:
         yield f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
