@@ -85,6 +85,7 @@ typedef struct km_sha256 {
     uint32_t state[8];
     uint64_t length;
     unsigned char block[64];
+    bool plain; /* without the processor's SHA instructions */
 } km_sha256;
 void km_sha256_init(km_sha256 *sha);
 void km_sha256_update(km_sha256 *sha, const void *data, size_t n);

@@ -2,9 +2,17 @@
  *
  * Fingerprints of models, digests of stored tables and content keys are SHA-256, so that they
  * can be checked with any tool. Written out here because it is sixty lines and a library for it
- * would be one more system package. Tests: the vectors of FIPS 180-4 and of NIST's CAVP.
+ * would be one more system package. x86 processors with the SHA extensions compute a block with
+ * their instructions (Intel's manual, SHA256RNDS2 and what stands beside it), about six times as
+ * fast. Tests: the vectors of FIPS 180-4 and of NIST's CAVP, and both ways against each other.
  */
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <stdatomic.h>
+#endif
 
 #include "base/base.h"
 
@@ -38,7 +46,7 @@ static void expand(uint32_t w[64], const unsigned char *block) {
     }
 }
 
-static void compress(uint32_t state[8], const unsigned char *block) {
+static void compress_plain(uint32_t state[8], const unsigned char *block) {
     uint32_t w[64];
     expand(w, block);
     uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
@@ -63,11 +71,73 @@ static void compress(uint32_t state[8], const unsigned char *block) {
     }
 }
 
+#if defined(__x86_64__)
+/* Asked once: CPUID is slow in virtual machines. */
+static bool has_instructions(void) {
+    static atomic_int known; /* 0: not asked yet, 1: no, 2: yes */
+    int answer = atomic_load(&known);
+    if (answer == 0) {
+        unsigned int a, b = 0, c = 0, d;
+        bool sha = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA) != 0;
+        answer = sha && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_1) != 0 ? 2 : 1;
+        atomic_store(&known, answer);
+    }
+    return answer == 2;
+}
+
+/* The instructions keep the state as (a, b, e, f) and (c, d, g, h), highest first. */
+__attribute__((target("sha,sse4.1"))) static void compress_fast(uint32_t state[8],
+                                                                const unsigned char *block) {
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    __m128i abcd = _mm_loadu_si128((const __m128i *)state);
+    __m128i efgh = _mm_loadu_si128((const __m128i *)(state + 4));
+    __m128i badc = _mm_shuffle_epi32(abcd, 0xb1), hgfe = _mm_shuffle_epi32(efgh, 0x1b);
+    const __m128i abef = _mm_alignr_epi8(badc, hgfe, 8), cdgh = _mm_blend_epi16(hgfe, badc, 0xf0);
+    __m128i first = abef, second = cdgh, w[4];
+    for (int i = 0; i < 16; i++) {
+        __m128i *own = &w[i & 3];
+        if (i < 4) {
+            *own = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), swap);
+        } else {
+            const __m128i last = w[(i + 3) & 3];
+            const __m128i seventh = _mm_alignr_epi8(last, w[(i + 2) & 3], 4);
+            const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(*own, w[(i + 1) & 3]), seventh);
+            *own = _mm_sha256msg2_epu32(sum, last);
+        }
+        const __m128i *constants = (const __m128i *)(round_constants + 4 * i);
+        const __m128i k = _mm_add_epi32(*own, _mm_loadu_si128(constants));
+        second = _mm_sha256rnds2_epu32(second, first, k);
+        first = _mm_sha256rnds2_epu32(first, second, _mm_shuffle_epi32(k, 0x0e));
+    }
+    first = _mm_shuffle_epi32(_mm_add_epi32(first, abef), 0x1b);
+    second = _mm_shuffle_epi32(_mm_add_epi32(second, cdgh), 0xb1);
+    _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(first, second, 0xf0));
+    _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(second, first, 8));
+}
+#else
+static bool has_instructions(void) {
+    return false;
+}
+
+static void compress_fast(uint32_t state[8], const unsigned char *block) {
+    compress_plain(state, block);
+}
+#endif
+
+static void compress(km_sha256 *sha, const unsigned char *block) {
+    if (sha->plain) {
+        compress_plain(sha->state, block);
+    } else {
+        compress_fast(sha->state, block);
+    }
+}
+
 void km_sha256_init(km_sha256 *sha) {
     static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                       0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     memcpy(sha->state, start, sizeof start);
     sha->length = 0;
+    sha->plain = !has_instructions();
 }
 
 void km_sha256_update(km_sha256 *sha, const void *data, size_t n) {
@@ -76,7 +146,7 @@ void km_sha256_update(km_sha256 *sha, const void *data, size_t n) {
     sha->length += n;
     while (n > 0) {
         if (used == 0 && n >= 64) {
-            compress(sha->state, bytes);
+            compress(sha, bytes);
             bytes += 64;
             n -= 64;
             continue;
@@ -87,7 +157,7 @@ void km_sha256_update(km_sha256 *sha, const void *data, size_t n) {
         n -= take;
         used += take;
         if (used == 64) {
-            compress(sha->state, sha->block);
+            compress(sha, sha->block);
             used = 0;
         }
     }

@@ -311,6 +311,11 @@ static void test_sha256_pieces(void **state) {
         km_sha256_update(&b, data + n / 3, n - n / 3);
         km_sha256_final(&b, pieces);
         assert_memory_equal(whole, pieces, 32);
+        km_sha256_init(&b);
+        b.plain = true; /* without the processor's instructions, where it has them */
+        km_sha256_update(&b, data, n);
+        km_sha256_final(&b, pieces);
+        assert_memory_equal(whole, pieces, 32);
     }
 }
 
