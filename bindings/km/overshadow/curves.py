@@ -78,10 +78,14 @@ class Counts:
         return slope, 1 / self.variance(ratio, q)
 
     def variance(self, ratio: Floats, q: Floats) -> Floats:
-        """Large-sample variance of an observed R when R and recall are known."""
+        """Large-sample variance of an observed R when R and recall are known.
+
+        Shares are kept half a prompt from 0 and 1, where a few prompts would claim to be exact.
+        """
         import numpy as np
 
-        h = np.clip(ratio * q, 1e-12, 1 - 1e-12)
+        edge_a, edge_b = 0.5 / (self.n_a + 1), 0.5 / (self.n_b + 1)
+        h, q = np.clip(ratio * q, edge_b, 1 - edge_b), np.clip(q, edge_a, 1 - edge_a)
         return np.asarray(ratio**2 * ((1 - h) / (self.n_b * h) + (1 - q) / (self.n_a * q)))
 
     def log_score(self, predicted: Predicted) -> Floats:
