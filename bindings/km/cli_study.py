@@ -16,6 +16,43 @@ finished is kept: the same command goes on after a stop, and measures nothing tw
 """
 
 
+_OVERSHADOWING = """\
+Train small transformers from scratch, one factor at a time, and say what R = HR / RR does.
+
+68 models of 0.1M to 10M parameters; --full: 104. Curves are written down before the models they
+are scored on are trained. What is finished is kept: the same command goes on after a stop.
+"""
+
+
+def run_overshadowing(args: argparse.Namespace) -> int:
+    """Run, or go on with, the study and print its findings."""
+    from km.kb import KnowledgeBase
+    from km.studies import overshadowing
+
+    def announce(estimate: object) -> None:
+        print(f"overshadowing: {estimate}", file=sys.stderr, flush=True)
+
+    with KnowledgeBase(args.kb) as kb:
+        study = overshadowing(
+            full=args.full, workers=args.workers, seed=args.seed, kb=kb, announce=announce
+        )
+    if args.json:
+        study.findings.to_jsonl(sys.stdout)
+        return 0
+    print(study)
+    n = len(study.chunks)
+    print(f"recorded as run {study.run} in {args.kb}: {n} models, {study.n_measured} trained now")
+    return 0
+
+
+_DECODERS = """\
+Choose each contrastive decoder's setting on validation items and compare it with greedy decoding.
+
+Some hundred items of MemoTrap and NQ-Synth a model, about ten minutes each on two cores; --full:
+every item, many hours. What is finished is kept: the same command goes on after a stop.
+"""
+
+
 def run_priming(args: argparse.Namespace) -> int:
     """Run, or go on with, the study and print its findings."""
     from km.datasets import priming_texts
@@ -77,3 +114,21 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--seed", type=int, default=0, help="of draws and simulations (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object a comparison")
     parser.set_defaults(handler=run_priming)
+    _add_overshadowing(studies)
+
+
+def _add_overshadowing(studies: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = studies.add_parser(
+        "overshadowing",
+        help="whether rare conditions are answered as popular ones, by popularity, length and size",
+        description=_OVERSHADOWING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
+    parser.add_argument("--full", action="store_true", help="five seeds a setting instead of three")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="models trained at once, a thread each (2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of corpora, weights and orders (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a finding")
+    parser.set_defaults(handler=run_overshadowing)

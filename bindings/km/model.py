@@ -544,6 +544,8 @@ class Model:
         config: Mapping[str, Any],
         tokenizer: Model | str | os.PathLike[str],
         seed: int = 0,
+        *,
+        threads: int | None = None,
     ) -> Model:
         """A model from scratch, to be trained.
 
@@ -560,6 +562,9 @@ class Model:
             (:func:`km.train_tokenizer` makes one).
         seed : int
             Matrices are normal(0, 0.02), norm gains 1, biases 0.
+        threads : int, optional
+            Of a context of its own: models with contexts of their own can train at the same time.
+            None: those of the tokenizer's model, whose context it shares; else all.
 
         Returns
         -------
@@ -580,7 +585,7 @@ class Model:
         """
         from km.new_model import new
 
-        return new(config, tokenizer, seed)
+        return new(config, tokenizer, seed, threads)
 
     def random_like(self, seed: int = 0) -> Model:
         """A model of the same shape with fresh weights: matrices normal(0, 0.02), norm gains 1."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from km import _km
+from km.arguments import whole_number
 from km.errors import ArgumentError, NotFoundError
 from km.model import Model
 
@@ -29,8 +30,12 @@ _KNOWN = ("arch", "name", *_SIZES, *_REALS, "tied_embeddings")
 _PARTIAL = 0.25  # of a head turns in GPT-NeoX, as in Pythia
 
 
-def new(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0) -> Model:
+def new(
+    config: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0, threads: int | None = None
+) -> Model:
     """A model with fresh weights; see :meth:`km.Model.new`."""
+    if threads is not None:
+        whole_number("threads", threads, 1)
     fields = _complete(config)
     source = tokenizer if isinstance(tokenizer, Model) else None
     folder = None if source is not None else _folder(tokenizer)  # type: ignore[arg-type]
@@ -43,7 +48,8 @@ def new(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0) -> Model
 
         known = _km.config_from_json(text)
         pairs = config_pairs(known | {"name": str(fields["name"])}, "F32")
-    context = source.context if source is not None else _km.Context(0, None)
+    shared = source is not None and threads is None
+    context = source.context if shared else _km.Context(threads or 0, None)  # type: ignore[union-attr]
     owner = source._model if source is not None else None
     made = Model(_km.model_new(context, text, folder, owner, pairs, seed), str(fields["name"]))
     made._path = ""

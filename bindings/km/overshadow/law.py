@@ -529,7 +529,7 @@ def _compare(work: _Work, confidence: float) -> list[dict[str, Any]]:
         if not counts.k_a.any() or not counts.k_b.any():
             return []
         for name in names:
-            found = _predict(name, counts, work.logs[~out], work.logs[out])
+            found = predict_by(name, counts, work.logs[~out], work.logs[out])
             predicted[name][out] = found.ratio
             scores[name][out] = left_out.log_score(found)
     ratio = work.counts.ratios()
@@ -547,8 +547,17 @@ def _compare(work: _Work, confidence: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _predict(name: str, counts: Counts, seen: Floats, asked: Floats) -> Predicted:
-    """R at log factors by a curve fitted elsewhere."""
+def predict_by(name: str, counts: Counts, seen: Floats, asked: Floats) -> Predicted:
+    """R at log factors by a curve fitted elsewhere.
+
+    Parameters
+    ----------
+    name : {"constant", "log-linear", "saturating"}
+    counts : Counts
+        Of the cells that are fitted.
+    seen, asked : (N, F), (M, F) float64
+        Logarithms of the factors of these and of those that are predicted; F = 1 for "saturating".
+    """
     import numpy as np
 
     if name == "saturating":

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from km.studies.overshadow_design import OvershadowingDesign
+from km.studies.overshadow_result import OvershadowingStudy
+from km.studies.overshadow_study import overshadowing
 from km.studies.priming_result import PrimingStudy
 from km.studies.priming_study import priming
 
-__all__ = ["PrimingStudy", "priming"]
+__all__ = [
+    "OvershadowingDesign",
+    "OvershadowingStudy",
+    "PrimingStudy",
+    "overshadowing",
+    "priming",
+]
