@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from km.model import Ids, Model
 
 FIND_ID = "overshadow.find"
-FIND_VERSION = 1
+FIND_VERSION = 2
 
 # Nodes of a forest of prompts that differ in one token, and tokens of one pass over it.
 MOST_NODES, PASS_TOKENS = 4096, 1024

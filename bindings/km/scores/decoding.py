@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km.arguments import real_number
 from km.errors import ArgumentError, NumericError, ShapeError
+from km.scores.overshadow import Floor, Likely, compare_likely, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,6 @@ __all__ = [
     "pick",
 ]
 
-Floor: TypeAlias = Literal["vtop_min", "neg_min"]
 Divergence: TypeAlias = Literal["reference", "standard"]
 
 # What AdaCAD's code puts in the place of a probability of zero.
@@ -109,12 +109,6 @@ def _log_total(row: Row) -> float:
     return largest + math.log(float(np.exp(row - largest).sum()))
 
 
-def log_softmax(logits: ArrayLike) -> Row:
-    """Log-probabilities of one row of logits (V), nats."""
-    row = _row("logits", logits)
-    return row - _log_total(row)
-
-
 def pick(scores: ArrayLike) -> int:
     """The token with the largest score; the lowest id among equals."""
     import numpy as np
@@ -149,48 +143,6 @@ class Overshadowing:
     indicator: Row
 
 
-@dataclass(frozen=True)
-class _Likely:
-    """One row and the tokens at least alpha times as likely as its most likely one."""
-
-    logits: Row
-    log_total: float
-    bound: float
-
-    @classmethod
-    def of(cls, logits: Row, log_alpha: float) -> _Likely:
-        return cls(logits, _log_total(logits), float(logits.max()) + log_alpha)
-
-    def tokens(self) -> NDArray[np.intp]:
-        import numpy as np
-
-        return np.flatnonzero(self.logits >= self.bound)
-
-    def least(self) -> float:
-        """The smallest log-probability among the likely tokens."""
-        return float(self.logits[self.logits >= self.bound].min()) - self.log_total
-
-
-def _overshadowing_of(full: _Likely, masked: _Likely, floor: Floor) -> tuple[float, float, float]:
-    """(sum of negative R-PMI, ERM, floor) of one candidate."""
-    import numpy as np
-
-    tokens = full.tokens()
-    with_it = full.logits[tokens] - full.log_total
-    without = masked.logits[tokens]
-    common = without >= masked.bound
-    before = without[common] - masked.log_total
-    r_pmi = with_it[common] - before
-    total = float(np.minimum(r_pmi, 0).sum())
-    if floor == "vtop_min":
-        least = masked.least()
-    elif (r_pmi < 0).any():
-        least = float(before[r_pmi < 0].min())
-    else:
-        return total, 0.0, math.nan
-    return total, float((with_it[~common] - least).sum()), least
-
-
 def overshadowing(
     full: ArrayLike, masked: ArrayLike, alpha: float = 0.01, floor: Floor = "vtop_min"
 ) -> Overshadowing:
@@ -223,13 +175,14 @@ def overshadowing(
 
     log_alpha = _share("alpha", alpha)
     _one_of("floor", floor, "vtop_min", "neg_min")
-    whole = _Likely.of(_row("full", full), log_alpha)
+    whole = Likely.of(_row("full", full), log_alpha)
     rows = _rows("masked", masked)
     found = np.empty((len(rows), 3))
     for i in range(len(rows)):
         row = _row(f"masked[{i}]", rows[i])
         _same_length(f"masked[{i}]", row, "full", whole.logits.size)
-        found[i] = _overshadowing_of(whole, _Likely.of(row, log_alpha), floor)
+        one = compare_likely(whole, Likely.of(row, log_alpha), floor)
+        found[i] = one.r_pmi_sum, one.escape, one.floor
     totals, erm, floors = found.T.copy()
     return Overshadowing(totals, erm, floors, totals + erm)
 
@@ -262,7 +215,7 @@ def coda(full: ArrayLike, masked: ArrayLike, alpha: float = 0.01, weight: float 
 
     log_alpha, weight = _share("alpha", alpha), real_number("weight", weight, 0, 1e6)
     first, second = _pair("full", full, "masked", masked)
-    whole, other = _Likely.of(first, log_alpha), _Likely.of(second, log_alpha)
+    whole, other = Likely.of(first, log_alpha), Likely.of(second, log_alpha)
     tokens = whole.tokens()
     without = second[tokens]
     common = without >= other.bound
@@ -439,7 +392,7 @@ def contrastive(
     log_alpha, beta = _share("alpha", alpha), real_number("beta", beta, 0, 1e6)
     temperature = real_number("temperature", temperature, 1e-6, 1e6)
     first, second = _pair("expert", expert, "amateur", amateur)
-    likely = _Likely.of(first, log_alpha)
+    likely = Likely.of(first, log_alpha)
     tokens = likely.tokens()
     scores = np.full(first.size, -np.inf)
     scores[tokens] = first[tokens] - likely.log_total

@@ -325,14 +325,21 @@ def log_softmax(logits: ArrayLike) -> Floats:
     """
     import numpy as np
 
-    z = np.asarray(logits, dtype=np.float64)
+    z = _logits(logits)
+    z = z - z.max(axis=-1, keepdims=True)
+    return np.asarray(z - np.log(np.exp(z).sum(axis=-1, keepdims=True)))
+
+
+def _logits(values: ArrayLike) -> Floats:
+    """Float64, along the last axis no NaN and something finite."""
+    import numpy as np
+
+    z = np.asarray(values, dtype=np.float64)
     if z.ndim == 0 or z.shape[-1] == 0:
         raise ArgumentError("logits are empty")
-    top = z.max(axis=-1, keepdims=True)
-    if not np.isfinite(top).all():
+    if not np.isfinite(z.max(axis=-1)).all():
         raise ArgumentError("logits must be numbers or -inf, at least one of them finite")
-    z = z - top
-    return np.asarray(z - np.log(np.exp(z).sum(axis=-1, keepdims=True)))
+    return z
 
 
 def top_tokens(logits: ArrayLike, alpha: float = ALPHA) -> NDArray[np.bool_]:
@@ -348,6 +355,64 @@ def top_tokens(logits: ArrayLike, alpha: float = ALPHA) -> NDArray[np.bool_]:
 
     logp = log_softmax(logits)
     return np.asarray(logp >= logp.max(axis=-1, keepdims=True) + math.log(_alpha(alpha)))
+
+
+@dataclass(frozen=True)
+class Likely:
+    """One row of logits and its tokens at least a share as likely as the most likely one.
+
+    Attributes
+    ----------
+    logits : (V) float64
+    log_total : float
+        Log of the sum of their exponentials.
+    bound : float
+        The least logit of a likely token.
+    """
+
+    logits: Floats
+    log_total: float
+    bound: float
+
+    @classmethod
+    def of(cls, logits: Floats, log_alpha: float) -> Likely:
+        """Of finite logits or -inf, and the logarithm of the share."""
+        import numpy as np
+
+        largest = float(logits.max())
+        total = largest + math.log(float(np.exp(logits - largest).sum()))
+        return cls(logits, total, largest + log_alpha)
+
+    def tokens(self) -> NDArray[np.int64]:
+        """The likely tokens."""
+        import numpy as np
+
+        return np.flatnonzero(self.logits >= self.bound)
+
+    def least(self) -> float:
+        """The smallest log-probability among the likely tokens."""
+        return float(self.logits[self.logits >= self.bound].min()) - self.log_total
+
+
+def compare_likely(full: Likely, masked: Likely, floor: Floor) -> Indicator:
+    """The indicator of rows that are known to be good; see :func:`indicator`."""
+    import numpy as np
+
+    tokens = full.tokens()
+    with_it = full.logits[tokens] - full.log_total
+    without = masked.logits[tokens]
+    is_common = without >= masked.bound
+    before = without[is_common] - masked.log_total
+    pmi = with_it[is_common] - before
+    if floor == "vtop_min":
+        least = masked.least()
+    else:
+        least = float(before[pmi < 0].min()) if (pmi < 0).any() else math.nan
+    r_pmi_sum = float(np.minimum(pmi, 0.0).sum())
+    escape = 0.0 if math.isnan(least) else float((with_it[~is_common] - least).sum())
+    return Indicator(
+        r_pmi_sum + escape, r_pmi_sum, escape, least, tokens[is_common], tokens[~is_common]
+    )
 
 
 def indicator(
@@ -370,21 +435,15 @@ def indicator(
     >>> indicator([2.0, 1.0, 0.0], [2.0, 1.0, 0.0]).value
     0.0
     """
-    import numpy as np
-
     if floor not in ("vtop_min", "neg_min"):
         raise ArgumentError(f'floor is {floor!r}; it must be "vtop_min" or "neg_min"')
-    p, q = log_softmax(full), log_softmax(masked)
-    if p.shape != q.shape or p.ndim != 1:
-        raise ArgumentError(f"logits of shapes {p.shape} and {q.shape}; both must be (V)")
-    top, top_masked = top_tokens(p, alpha), top_tokens(q, alpha)
-    common, escaping = np.flatnonzero(top & top_masked), np.flatnonzero(top & ~top_masked)
-    pmi = p[common] - q[common]
-    below = q[top_masked] if floor == "vtop_min" else q[common][pmi < 0]
-    least = float(below.min()) if below.size else math.nan
-    r_pmi_sum = float(np.minimum(pmi, 0.0).sum())
-    escape = float((p[escaping] - least).sum()) if below.size and escaping.size else 0.0
-    return Indicator(r_pmi_sum + escape, r_pmi_sum, escape, least, common, escaping)
+    rows = _logits(full), _logits(masked)
+    if rows[0].shape != rows[1].shape or rows[0].ndim != 1:
+        raise ArgumentError(
+            f"logits of shapes {rows[0].shape} and {rows[1].shape}; both must be (V)"
+        )
+    log_alpha = math.log(_alpha(alpha))
+    return compare_likely(Likely.of(rows[0], log_alpha), Likely.of(rows[1], log_alpha), floor)
 
 
 def select_token(indicators: Sequence[float], select: Select = "min") -> int | None:
