@@ -16,7 +16,7 @@ from km.decoders import Choice, Sample
 from km.errors import ArgumentError
 from km.score import list_prompts
 from km.scores import decoding
-from km.scores.overshadow import Select, select_token
+from km.scores.overshadow import Floor, Select, select_token
 
 if TYPE_CHECKING:
     from km.generate import Branch, Step
@@ -76,18 +76,22 @@ class CoDa:
         Put this token in the place of one left out, so that no other changes its position.
     weight : float
         Of the contrast; 1 in the paper.
+    first : int
+        Tokens before this position are never left out, such as those of an example.
     """
 
     alpha: float = 0.01
-    floor: decoding.Floor = "vtop_min"
+    floor: Floor = "vtop_min"
     select: Select = "min"
     detect: Detect = "once"
     remove: Remove = "one"
     mask: int | None = None
     weight: float = 1.0
+    first: int = 0
 
     def __post_init__(self) -> None:
         _share("alpha", self.alpha)
+        whole_number("first", self.first, 0)
         _one_of("floor", self.floor, "vtop_min", "neg_min")
         _one_of("select", self.select, "min", "max")
         _one_of("detect", self.detect, "once", "each")
@@ -111,7 +115,7 @@ class CoDa:
         """Positions of a prompt that are left out in turn."""
         if len(ids) == 1 and self.mask is None:
             return []
-        return [i for i, token in enumerate(ids) if not model.is_special(token)]
+        return [i for i in range(self.first, len(ids)) if not model.is_special(ids[i])]
 
     def without(self, ids: Sequence[int], positions: Sequence[int]) -> list[int]:
         """A prompt without the tokens at some positions."""

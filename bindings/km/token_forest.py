@@ -73,14 +73,19 @@ class TokenForest:
         norm: bool = True,
     ) -> None:
         self._session = _km.Session(model._model, capacity)
-        self._options = {**patches}
-        if layers:
-            self._options |= {"layers": array("q", layers), "norm": norm}
-        self._n_kinds = 1 + len(layers)
+        self._patches = patches
+        self._want(layers, norm)
         self._children: dict[tuple[int, int], int] = {}
         self._capacity = capacity
         self._model = model
         self._vocab = int(model.config["vocab_size"])
+
+    def _want(self, layers: Sequence[int], norm: bool) -> None:
+        """Layers whose logits come after those of the output."""
+        self._options = {**self._patches}
+        if layers:
+            self._options |= {"layers": array("q", layers), "norm": norm}
+        self._n_kinds = 1 + len(layers)
 
     def extend(self, pairs: Sequence[tuple[int, int]]) -> _km.Array:
         """Append one token to each node: logits in that order; new nodes are the last ones."""
@@ -95,13 +100,20 @@ class TokenForest:
     def __len__(self) -> int:
         return len(self._session)
 
-    def place(self, sequences: Sequence[Sequence[int]]) -> tuple[list[int], _km.Array]:
+    def place(
+        self,
+        sequences: Sequence[Sequence[int]],
+        layers: Sequence[int] | None = None,
+        norm: bool = True,
+    ) -> tuple[list[int], _km.Array]:
         """Nodes of the sequences' last tokens, and the logits after them.
 
         What is there already is not computed again, but for a sequence's last token. Where the
         session has no room left, it forgets what does not begin one of the sequences: earlier
-        nodes are then no longer valid.
+        nodes are then no longer valid. `layers` and `norm` take the place of the forest's own.
         """
+        if layers is not None:
+            self._want(layers, norm)
         base = len(self._session)
         grown = _grow(self._children, base, sequences)
         if base + len(grown[0]) > self._capacity:
