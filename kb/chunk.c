@@ -72,10 +72,12 @@ static km_status write_rows(km_sha256 *sha, km_kb *kb, sqlite3_stmt *stmt, int64
                             const km_table *table, km_error *err) {
     km_status status = KM_OK;
     km__kb_text text = {kb->ctx, NULL, 0, 0};
+    km__kb_encoder encoder;
+    KM_GO(km__kb_encoder_init(&encoder, kb->ctx, table, err));
     KM_GO(km__kb_encode_columns(&text, table, err));
     hash_line(sha, text.data, text.n);
     for (int64_t row = 0; row < km_table_rows(table); row++) {
-        KM_GO(km__kb_encode_row(&text, table, row, err));
+        KM_GO(km__kb_encode_row(&text, &encoder, row, err));
         hash_line(sha, text.data, text.n);
         if (stmt == NULL) {
             continue;
@@ -92,6 +94,7 @@ static km_status write_rows(km_sha256 *sha, km_kb *kb, sqlite3_stmt *stmt, int64
         KM_GO(km__kb_run(kb, stmt, err));
     }
 done:
+    km__kb_encoder_free(&encoder);
     km__kb_text_free(&text);
     return status;
 }

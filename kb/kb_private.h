@@ -20,7 +20,6 @@ struct km_kb {
     bool read_only;
     int depth;       /* of nested transactions */
     bool user_sql;   /* running a statement the user wrote: mistakes in it are KM_EINVAL */
-    bool snapshot;   /* km's own read transaction around a query is open or being opened */
     int64_t stop_ns; /* monotonic time at which a user's statement is stopped */
     pid_t pid;       /* the process that opened the file */
     char warning[256];
@@ -110,11 +109,20 @@ typedef struct km__kb_text {
 void km__kb_text_free(km__kb_text *text);
 KM_NODISCARD km_status km__kb_text_add(km__kb_text *text, const char *data, size_t n,
                                        km_error *err);
+/* What all rows of a table share when they are written. */
+typedef struct km__kb_encoder {
+    const km_table *table; /* borrowed */
+    km__kb_text names;
+    size_t *ends; /* where the text before each column's value ends in `names` */
+} km__kb_encoder;
+KM_NODISCARD km_status km__kb_encoder_init(km__kb_encoder *encoder, km_ctx *ctx,
+                                           const km_table *table, km_error *err);
+void km__kb_encoder_free(km__kb_encoder *encoder);
 /* The columns of a table as a JSON array; row `row` as a JSON object. Both replace the text. */
 KM_NODISCARD km_status km__kb_encode_columns(km__kb_text *text, const km_table *table,
                                              km_error *err);
-KM_NODISCARD km_status km__kb_encode_row(km__kb_text *text, const km_table *table, int64_t row,
-                                         km_error *err);
+KM_NODISCARD km_status km__kb_encode_row(km__kb_text *text, const km__kb_encoder *encoder,
+                                         int64_t row, km_error *err);
 KM_NODISCARD km_status km__kb_decode_columns(km_table **out, km_ctx *ctx, const char *json,
                                              size_t n, km_error *err);
 /* Append one row given as a JSON object. */
@@ -130,8 +138,7 @@ KM_NODISCARD km_status km__kb_unindex(km_kb *kb, const char *kind, km_error *err
 
 /* ---- query.c ---- */
 
-/* Run a prepared reading statement twice in one read transaction: once for the types of its
- * columns, once for the rows. */
+/* All rows of a prepared reading statement as a table. */
 KM_NODISCARD km_status km__kb_collect(km_table **out, km_kb *kb, sqlite3_stmt *stmt,
                                       int64_t max_rows, km_error *err);
 

@@ -104,7 +104,7 @@ static void restrict_connection(sqlite3 *db, int busy_ms) {
 
 static km_status open_connection(km_kb *kb, const char *name, int flags, int busy_ms,
                                  km_error *err) {
-    int rc = sqlite3_open_v2(name, &kb->db, flags | SQLITE_OPEN_FULLMUTEX, NULL);
+    int rc = sqlite3_open_v2(name, &kb->db, flags | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) {
         km_status status = km__kb_error(kb, rc, "opening", err);
         (void)sqlite3_close(kb->db);

@@ -36,7 +36,7 @@ static bool harmless_pragma(const char *name, const char *value) {
 
 static int authorize(void *payload, int action, const char *a, const char *b, const char *database,
                      const char *trigger) {
-    const km_kb *kb = payload;
+    (void)payload;
     (void)database;
     (void)trigger;
     switch (action) {
@@ -55,8 +55,6 @@ static int authorize(void *payload, int action, const char *a, const char *b, co
         /* SQLite asks this when a table-valued function (json_each) is first used. A true UPDATE
          * of the schema is refused as not read-only. */
         return a != NULL && strcmp(a, "sqlite_master") == 0 ? SQLITE_OK : SQLITE_DENY;
-    case SQLITE_TRANSACTION:
-        return kb->snapshot ? SQLITE_OK : SQLITE_DENY;
     default:
         return SQLITE_DENY;
     }
@@ -72,7 +70,7 @@ static void raise_fences(km_kb *kb, int timeout_ms) {
     kb->stop_ns = km__now_ns() + ms * 1000000;
     kb->user_sql = true;
     atomic_store(&kb->ctx->cancelled, false); /* meant for earlier work */
-    (void)sqlite3_set_authorizer(kb->db, authorize, kb);
+    (void)sqlite3_set_authorizer(kb->db, authorize, NULL);
     sqlite3_progress_handler(kb->db, PROGRESS_STEPS, past_deadline, kb);
 }
 
@@ -84,20 +82,17 @@ static void lower_fences(km_kb *kb) {
 
 /* ---- rows to table ---- */
 
-/* What a column must be to hold a value; a number among texts makes the column text. */
-static km_column_type wider(km_column_type a, km_column_type b) {
-    if (a == b) {
-        return a;
-    }
-    return a == KM_COLUMN_TEXT || b == KM_COLUMN_TEXT ? KM_COLUMN_TEXT : KM_COLUMN_DOUBLE;
-}
-
-static km_column_type cell_type(sqlite3_stmt *stmt, int column) {
-    int type = sqlite3_column_type(stmt, column);
-    return type == SQLITE_INTEGER ? KM_COLUMN_INT64
-           : type == SQLITE_FLOAT ? KM_COLUMN_DOUBLE
-                                  : KM_COLUMN_TEXT;
-}
+/* A column's type is known when its last row was read, so the rows are kept as they come and become
+ * a table at the end. */
+typedef struct cell {
+    union {
+        int64_t integer;
+        double real;
+        size_t text; /* where its length and then its bytes begin in `texts` */
+    } value;
+    km_column_type type;
+    bool null;
+} cell;
 
 typedef struct column_state {
     km_column_type type;
@@ -106,18 +101,99 @@ typedef struct column_state {
     char name[160];
 } column_state;
 
-static void see_row(column_state *columns, sqlite3_stmt *stmt, int n_columns) {
+typedef struct answer {
+    km_kb *kb;
+    sqlite3_stmt *stmt;
+    int n_columns;
+    int64_t n_rows;
+    column_state *columns;
+    km__kb_text cells; /* an array of cell, row after row */
+    km__kb_text texts;
+} answer;
+
+/* What a column must be to hold a value; a number among texts makes the column text. */
+static km_column_type wider(km_column_type a, km_column_type b) {
+    if (a == b) {
+        return a;
+    }
+    return a == KM_COLUMN_TEXT || b == KM_COLUMN_TEXT ? KM_COLUMN_TEXT : KM_COLUMN_DOUBLE;
+}
+
+static void see_cell(column_state *column, const cell *seen) {
     const int64_t exact = (int64_t)1 << 53;
-    for (int i = 0; i < n_columns; i++) {
-        if (sqlite3_column_type(stmt, i) == SQLITE_NULL) {
-            continue;
+    column->type = column->seen ? wider(column->type, seen->type) : seen->type;
+    column->seen = true;
+    if (seen->type == KM_COLUMN_INT64) {
+        int64_t value = seen->value.integer;
+        column->big = column->big || value > exact || value < -exact;
+    }
+}
+
+static km_status add_text(answer *a, const char *text, size_t n, km_error *err) {
+    KM_TRY(km__kb_text_add(&a->texts, (const char *)&n, sizeof n, err));
+    return km__kb_text_add(&a->texts, text, n, err);
+}
+
+/* Blobs and texts that are not UTF-8 (SQLite does not check) become hexadecimal text. */
+static km_status keep_bytes(answer *a, int column, km_error *err) {
+    static const char hex[] = "0123456789abcdef";
+    bool blob = sqlite3_column_type(a->stmt, column) == SQLITE_BLOB;
+    const unsigned char *data =
+        blob ? sqlite3_column_blob(a->stmt, column) : sqlite3_column_text(a->stmt, column);
+    size_t n = (size_t)sqlite3_column_bytes(a->stmt, column);
+    n = data == NULL ? 0 : n;
+    if (!blob && km_utf8_valid((const char *)data, n)) {
+        return add_text(a, data == NULL ? "" : (const char *)data, n, err);
+    }
+    void *memory = NULL;
+    KM_TRY(km_alloc(&memory, a->kb->ctx, 2 * n + 1, err));
+    char *text = memory;
+    for (size_t i = 0; i < n; i++) {
+        text[2 * i] = hex[data[i] >> 4];
+        text[2 * i + 1] = hex[data[i] & 15];
+    }
+    km_status status = add_text(a, text, 2 * n, err);
+    km_free(a->kb->ctx, memory);
+    return status;
+}
+
+static km_status keep_cell(answer *a, int column, km_error *err) {
+    cell kept = {{0}, KM_COLUMN_TEXT, false};
+    switch (sqlite3_column_type(a->stmt, column)) {
+    case SQLITE_NULL:
+        kept.null = true;
+        break;
+    case SQLITE_INTEGER:
+        kept.type = KM_COLUMN_INT64;
+        kept.value.integer = sqlite3_column_int64(a->stmt, column);
+        break;
+    case SQLITE_FLOAT:
+        kept.type = KM_COLUMN_DOUBLE;
+        kept.value.real = sqlite3_column_double(a->stmt, column);
+        break;
+    default:
+        kept.value.text = a->texts.n;
+        KM_TRY(keep_bytes(a, column, err));
+    }
+    if (!kept.null) {
+        see_cell(&a->columns[column], &kept);
+    }
+    return km__kb_text_add(&a->cells, (const char *)&kept, sizeof kept, err);
+}
+
+static km_status keep_rows(answer *a, int64_t max_rows, km_error *err) {
+    bool row = false;
+    for (;; a->n_rows++) {
+        KM_TRY(km__kb_step(&row, a->kb, a->stmt, err));
+        if (!row) {
+            return KM_OK;
         }
-        km_column_type type = cell_type(stmt, i);
-        columns[i].type = columns[i].seen ? wider(columns[i].type, type) : type;
-        columns[i].seen = true;
-        if (type == KM_COLUMN_INT64) {
-            int64_t value = sqlite3_column_int64(stmt, i);
-            columns[i].big = columns[i].big || value > exact || value < -exact;
+        if (a->n_rows >= max_rows) {
+            return KM_SET(err, KM_ERANGE, "more than %lld rows: ask for fewer (LIMIT)",
+                          (long long)max_rows);
+        }
+        for (int i = 0; i < a->n_columns; i++) {
+            KM_TRY(keep_cell(a, i, err));
         }
     }
 }
@@ -151,126 +227,64 @@ static void name_column(column_state *columns, sqlite3_stmt *stmt, int i) {
     }
 }
 
-static km_status survey_rows(column_state *columns, km_kb *kb, sqlite3_stmt *stmt, int n_columns,
-                             int64_t max_rows, km_error *err) {
-    bool row = false;
-    for (int64_t n = 0;; n++) {
-        KM_TRY(km__kb_step(&row, kb, stmt, err));
-        if (!row) {
-            break;
-        }
-        if (n >= max_rows) {
-            return KM_SET(err, KM_ERANGE, "more than %lld rows: ask for fewer (LIMIT)",
-                          (long long)max_rows);
-        }
-        see_row(columns, stmt, n_columns);
-    }
-    for (int i = 0; i < n_columns; i++) {
-        settle_type(&columns[i], stmt, i);
-        name_column(columns, stmt, i);
-    }
-    (void)sqlite3_reset(stmt);
-    return KM_OK;
-}
-
-static km_status make_table(km_table **out, km_kb *kb, const column_state *columns, int n_columns,
-                            km_error *err) {
+static km_status make_table(km_table **out, const answer *a, km_error *err) {
     void *memory = NULL;
-    KM_TRY(km_alloc_array(&memory, kb->ctx, n_columns, sizeof(km_column_spec), err));
+    KM_TRY(km_alloc_array(&memory, a->kb->ctx, a->n_columns, sizeof(km_column_spec), err));
     km_column_spec *specs = memory;
-    for (int i = 0; i < n_columns; i++) {
-        specs[i] = (km_column_spec){columns[i].name, columns[i].type, "", ""};
+    for (int i = 0; i < a->n_columns; i++) {
+        settle_type(&a->columns[i], a->stmt, i);
+        name_column(a->columns, a->stmt, i);
+        specs[i] = (km_column_spec){a->columns[i].name, a->columns[i].type, "", ""};
     }
-    km_status status = km_table_new(out, kb->ctx, specs, n_columns, err);
-    km_free(kb->ctx, memory);
+    km_status status = km_table_new(out, a->kb->ctx, specs, a->n_columns, err);
+    km_free(a->kb->ctx, memory);
     return status;
 }
 
-/* Blobs and texts that are not UTF-8 (SQLite does not check) become hexadecimal text. */
-static km_status set_bytes(km_table *table, km_kb *kb, int column, sqlite3_stmt *stmt,
-                           km_error *err) {
-    static const char hex[] = "0123456789abcdef";
-    bool blob = sqlite3_column_type(stmt, column) == SQLITE_BLOB;
-    const unsigned char *data =
-        blob ? sqlite3_column_blob(stmt, column) : sqlite3_column_text(stmt, column);
-    size_t n = (size_t)sqlite3_column_bytes(stmt, column);
-    n = data == NULL ? 0 : n;
-    if (!blob && km_utf8_valid((const char *)data, n)) {
-        return km_table_set_text(table, column, data == NULL ? "" : (const char *)data, (int64_t)n,
-                                 err);
+/* A number in a column of texts, written as SQLite would. */
+static km_status set_number_as_text(km_table *table, int column, const cell *from, km_error *err) {
+    char text[64];
+    if (from->type == KM_COLUMN_INT64) {
+        sqlite3_snprintf((int)sizeof text, text, "%lld", (long long)from->value.integer);
+    } else {
+        sqlite3_snprintf((int)sizeof text, text, "%!.15g", from->value.real);
     }
-    void *memory = NULL;
-    KM_TRY(km_alloc(&memory, kb->ctx, 2 * n + 1, err));
-    char *text = memory;
-    for (size_t i = 0; i < n; i++) {
-        text[2 * i] = hex[data[i] >> 4];
-        text[2 * i + 1] = hex[data[i] & 15];
-    }
-    km_status status = km_table_set_text(table, column, text, (int64_t)(2 * n), err);
-    km_free(kb->ctx, memory);
-    return status;
+    return km_table_set_text(table, column, text, -1, err);
 }
 
-static km_status set_cell(km_table *table, km_kb *kb, int column, sqlite3_stmt *stmt,
+static km_status set_cell(km_table *table, const answer *a, int column, const cell *from,
                           km_error *err) {
-    if (sqlite3_column_type(stmt, column) == SQLITE_NULL) {
-        return KM_OK;
+    km_column_type type = a->columns[column].type;
+    if (type == KM_COLUMN_INT64) {
+        return km_table_set_int64(table, column, from->value.integer, err);
     }
-    km_column_type type = km_table_spec(table, column)->type;
-    km_column_type have = cell_type(stmt, column);
-    if (wider(type, have) != type) {
-        return KM_SET(err, KM_EUNSUPPORTED,
-                      "the statement gives other values each time it runs; store them first");
+    if (type == KM_COLUMN_DOUBLE) {
+        bool integer = from->type == KM_COLUMN_INT64;
+        double value = integer ? (double)from->value.integer : from->value.real;
+        return km_table_set_double(table, column, value, err);
     }
-    switch (type) {
-    case KM_COLUMN_INT64:
-        return km_table_set_int64(table, column, sqlite3_column_int64(stmt, column), err);
-    case KM_COLUMN_DOUBLE:
-        return km_table_set_double(table, column, sqlite3_column_double(stmt, column), err);
-    default:
-        return set_bytes(table, kb, column, stmt, err);
+    if (from->type != KM_COLUMN_TEXT) {
+        return set_number_as_text(table, column, from, err);
     }
+    size_t n;
+    const char *at = a->texts.data + from->value.text;
+    memcpy(&n, at, sizeof n);
+    return km_table_set_text(table, column, at + sizeof n, (int64_t)n, err);
 }
 
-static km_status fill_rows(km_table *table, km_kb *kb, sqlite3_stmt *stmt, int64_t max_rows,
-                           km_error *err) {
-    bool row = false;
-    for (;;) {
-        KM_TRY(km__kb_step(&row, kb, stmt, err));
-        if (!row) {
-            return KM_OK;
-        }
-        if (km_table_rows(table) >= max_rows) {
-            return KM_SET(err, KM_ERANGE, "more than %lld rows", (long long)max_rows);
-        }
+static km_status fill_table(km_table *table, const answer *a, km_error *err) {
+    const char *at = a->cells.data;
+    for (int64_t row = 0; row < a->n_rows; row++) {
         KM_TRY(km_table_add_row(table, err));
-        for (int i = 0; i < km_table_columns(table); i++) {
-            KM_TRY(set_cell(table, kb, i, stmt, err));
+        for (int i = 0; i < a->n_columns; i++, at += sizeof(cell)) {
+            cell from;
+            memcpy(&from, at, sizeof from);
+            if (!from.null) {
+                KM_TRY(set_cell(table, a, i, &from, err));
+            }
         }
     }
-}
-
-/* Both passes must see the same state of the file: a read transaction, unless one is open. */
-static km_status begin_snapshot(km_kb *kb, km_error *err) {
-    if (!sqlite3_get_autocommit(kb->db)) {
-        return KM_OK;
-    }
-    kb->snapshot = true;
-    km_status status = km__kb_exec(kb, "BEGIN", err);
-    kb->snapshot = status == KM_OK;
-    return status;
-}
-
-static void end_snapshot(km_kb *kb) {
-    if (kb->snapshot) {
-        (void)sqlite3_exec(kb->db, "ROLLBACK", NULL, NULL, NULL);
-    }
-    if (!sqlite3_get_autocommit(kb->db) && kb->snapshot) {
-        /* The deadline can stop a ROLLBACK too. */
-        sqlite3_progress_handler(kb->db, 0, NULL, NULL);
-        (void)sqlite3_exec(kb->db, "ROLLBACK", NULL, NULL, NULL);
-    }
-    kb->snapshot = false;
+    return KM_OK;
 }
 
 km_status km__kb_collect(km_table **out, km_kb *kb, sqlite3_stmt *stmt, int64_t max_rows,
@@ -278,21 +292,28 @@ km_status km__kb_collect(km_table **out, km_kb *kb, sqlite3_stmt *stmt, int64_t 
     km_status status = KM_OK;
     void *columns = NULL;
     km_table *table = NULL;
-    int n_columns = sqlite3_column_count(stmt);
-    if (n_columns < 1) {
+    answer a = {kb,
+                stmt,
+                sqlite3_column_count(stmt),
+                0,
+                NULL,
+                {kb->ctx, NULL, 0, 0},
+                {kb->ctx, NULL, 0, 0}};
+    if (a.n_columns < 1) {
         return KM_SET(err, KM_EINVAL, "the statement gives no columns");
     }
-    KM_TRY(begin_snapshot(kb, err));
-    KM_GO(km_alloc_array(&columns, kb->ctx, n_columns, sizeof(column_state), err));
-    KM_GO(survey_rows(columns, kb, stmt, n_columns, max_rows, err));
-    KM_GO(make_table(&table, kb, columns, n_columns, err));
-    KM_GO(fill_rows(table, kb, stmt, max_rows, err));
+    KM_GO(km_alloc_array(&columns, kb->ctx, a.n_columns, sizeof(column_state), err));
+    a.columns = columns;
+    KM_GO(keep_rows(&a, max_rows, err));
+    KM_GO(make_table(&table, &a, err));
+    KM_GO(fill_table(table, &a, err));
     *out = table;
     table = NULL;
 done:
     (void)sqlite3_reset(stmt);
-    end_snapshot(kb);
     km_table_free(table);
+    km__kb_text_free(&a.cells);
+    km__kb_text_free(&a.texts);
     km_free(kb->ctx, columns);
     return status;
 }

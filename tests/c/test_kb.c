@@ -283,6 +283,94 @@ static void test_chunks(void **state) {
 
 /* ---- asking ---- */
 
+/* ---- numbers as text ---- */
+
+/* What printf makes of a number: the fewest of 15 or 17 digits that read back as the same. */
+static void expect_number(char out[64], double value) {
+    snprintf(out, 60, "%.15g", value);
+    if (strtod(out, NULL) != value) {
+        snprintf(out, 60, "%.17g", value);
+    }
+    if (strpbrk(out, ".e") == NULL) {
+        strncat(out, ".0", 3);
+    }
+}
+
+static void check_numbers(km_ctx *ctx, const double *values, int64_t n) {
+    static const km_column_spec one[] = {{"x", KM_COLUMN_DOUBLE, "", ""}};
+    km_error err = KM_ERROR_INIT;
+    km_table *table = NULL;
+    km__kb_encoder encoder;
+    km__kb_text text = {ctx, NULL, 0, 0};
+    char number[64], want[80];
+    km_test_ok(km_table_new(&table, ctx, one, 1, &err), &err);
+    for (int64_t i = 0; i < n; i++) {
+        km_test_ok(km_table_add_row(table, &err), &err);
+        km_test_ok(km_table_set_double(table, 0, values[i], &err), &err);
+    }
+    km_test_ok(km__kb_encoder_init(&encoder, ctx, table, &err), &err);
+    for (int64_t i = 0; i < n; i++) {
+        km_test_ok(km__kb_encode_row(&text, &encoder, i, &err), &err);
+        expect_number(number, values[i]);
+        snprintf(want, sizeof want, "{\"x\":%s}", number);
+        assert_string_equal(text.data, want);
+    }
+    km__kb_encoder_free(&encoder);
+    km__kb_text_free(&text);
+    km_table_free(table);
+}
+
+/* Every kind of number: short decimals, single precision, all 53 bits, halves between two
+ * decimals, powers of two and of ten, and their neighbours. */
+static void test_numbers_are_written_as_printf_does(void **state) {
+    fixture *f = *state;
+    enum { N = 60000 };
+    double *values = calloc(N, sizeof *values);
+    assert_non_null(values);
+    for (int i = 0; i < N; i++) {
+        double random = km_random_uniform(1, 7, (uint64_t)i);
+        double scale = pow(10.0, i % 24 - 6);
+        double near = i % 2 == 0 ? ldexp(1.0, i % 90 - 40) : pow(10.0, i % 22 - 6);
+        switch (i % 7) {
+        case 0:
+            values[i] = round(random * 1e6) / 1e4 - 30.0;
+            break;
+        case 1:
+            values[i] = (double)(float)(random * scale);
+            break;
+        case 2:
+            values[i] = -random * scale;
+            break;
+        case 3:
+            values[i] = floor(random * 1e6) + 0.5;
+            break;
+        case 4:
+            values[i] = nextafter(near, i % 4 == 0 ? 0.0 : 1e300);
+            break;
+        case 5:
+            values[i] = near;
+            break;
+        default:
+            values[i] = (floor(random * 1e15) + 0.5) / 16.0;
+            break;
+        }
+    }
+    check_numbers(f->ctx, values, N);
+    free(values);
+    const double special[] = {0.0,
+                              -0.0,
+                              1e-4,
+                              1e15,
+                              99999999999999.98,
+                              999999999999999.9,
+                              0.1,
+                              5e-324,
+                              1.7976931348623157e308,
+                              9007199254740993.0,
+                              0.00010000000000000002};
+    check_numbers(f->ctx, special, (int64_t)(sizeof special / sizeof special[0]));
+}
+
 static void test_questions(void **state) {
     fixture *f = *state;
     km_error err = KM_ERROR_INIT;
@@ -452,6 +540,7 @@ static void test_search(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        KB_TEST(test_numbers_are_written_as_printf_does),
         KB_TEST(test_open_makes_the_schema),
         KB_TEST(test_open_refuses),
         KB_TEST(test_file_systems),
