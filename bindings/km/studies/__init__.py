@@ -13,9 +13,14 @@ from km.studies.priming_result import PrimingStudy
 from km.studies.priming_study import priming
 
 __all__ = [
+    "DecoderCase",
+    "DecoderSizes",
+    "DecodersStudy",
+    "ModelDecoders",
     "OvershadowingDesign",
     "OvershadowingStudy",
     "PrimingStudy",
+    "decoders",
     "overshadowing",
     "priming",
 ]
