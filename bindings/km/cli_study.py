@@ -84,10 +84,49 @@ def run_priming(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_decoders(args: argparse.Namespace) -> int:
+    """Run, or go on with, the study of all models and print what it says."""
+    from km.kb import KnowledgeBase
+    from km.loading import load
+    from km.studies import decoders
+
+    named = args.models
+    loaded = None if named is None else [load(name, threads=args.threads) for name in named]
+    with KnowledgeBase(args.kb) as kb:
+        study = decoders(loaded, full=args.full, seed=args.seed, kb=kb)
+    if args.json:
+        study.findings.to_jsonl(sys.stdout)
+        return 0
+    print(study)
+    for one in study.of:
+        n = len(one.chunks)
+        print(f"recorded as run {one.run} in {args.kb}: {n} chunks, {one.n_measured} measured now")
+    return 0
+
+
+def _add_decoders(studies: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = studies.add_parser(
+        "decoders",
+        help="whether contrastive decoders answer better than greedy decoding",
+        description=_DECODERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--models", type=names, help="parted by commas (default: smollm2 and gemma3 if installed)"
+    )
+    add_threads(parser)
+    parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
+    parser.add_argument("--full", action="store_true", help="every item of all four files")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, the order and draws (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a finding")
+    parser.set_defaults(handler=run_decoders)
+
+
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``study`` to the command line."""
     study = commands.add_parser("study", help="run a whole study and say what it found")
     studies = study.add_subparsers(dest="study", required=True, metavar="STUDY")
+    _add_decoders(studies)
     parser = studies.add_parser(
         "priming",
         help="what learning one text does to unrelated contexts",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from km.studies.overshadow_design import OvershadowingDesign
-from km.studies.overshadow_result import OvershadowingStudy
-from km.studies.overshadow_study import overshadowing
 from km.studies.decoders_cases import Case as DecoderCase
 from km.studies.decoders_cases import Sizes as DecoderSizes
 from km.studies.decoders_result import DecodersStudy, ModelDecoders
 from km.studies.decoders_study import decoders
+from km.studies.overshadow_design import OvershadowingDesign
+from km.studies.overshadow_result import OvershadowingStudy
+from km.studies.overshadow_study import overshadowing
 from km.studies.priming_result import PrimingStudy
 from km.studies.priming_study import priming
 
