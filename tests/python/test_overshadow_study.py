@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ import pytest
 from overshadow_simulation import constant, log_linear, simulate
 
 import km
+from km.chunk_work import ChunkWork
 from km.overshadow import law, rates
+from km.result import make_provenance
 from km.studies import OvershadowingDesign, OvershadowingStudy, overshadow_study, overshadowing
 from km.studies.overshadow_design import make_corpus, settings, trainings
 from km.studies.overshadow_forecast import equal_loss, make_forecast
@@ -208,6 +213,63 @@ def test_the_forecast_is_stored_before_what_it_is_scored_on(base: Path) -> None:
     assert set(parts[:forecast]) == {"fit"}
     assert set(parts[forecast + 1 :]) == {"fresh", "held out"}
     assert json.loads(chunks["data"][forecast])["frozen"] is True
+
+
+def test_a_killed_study_trains_again_what_it_had_begun(tmp_path: Path) -> None:
+    """SIGKILL while models train; what follows gives the tables of an undisturbed study."""
+    path, script = tmp_path / "k.db", tmp_path / "study.py"
+    script.write_text(_KILLED.format(design=repr(TINY), path=str(path)), encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 4:
+                break
+        process.kill()
+    with km.KnowledgeBase(path) as kb:
+        kept = len(kb.query("SELECT key FROM chunks"))
+        assert 4 <= kept < 21
+        study = overshadowing(design=TINY, seeds=2, kb=kb)
+        assert study.n_measured == len(study.chunks) - kept
+    plain = overshadowing(design=TINY, seeds=2, workers=1)
+    assert [key for key, _ in plain.chunks] == [key for key, _ in study.chunks]
+    for (_, one), (_, other) in zip(plain.chunks, study.chunks, strict=True):
+        assert list(one.rows()) == list(other.rows())
+    assert list(plain.forecast.rows()) == list(study.forecast.rows())
+
+
+_KILLED = """
+import km
+from km.result import make_provenance
+from km.studies import OvershadowingDesign, overshadowing
+
+with km.KnowledgeBase({path!r}) as kb:
+    overshadowing(
+        design={design}, seeds=2, kb=kb, progress=lambda done, *_: print(done, flush=True)
+    )
+"""
+
+
+def test_jobs_that_end_are_kept_when_another_fails(tmp_path: Path) -> None:
+    """The run ends as failed, the job that was running may finish, and no further one begins."""
+    stop = threading.Event()
+    table = km.Table.from_rows([("x", "int64", "", "")], [{"x": 1}])
+    begun = []
+
+    def fails() -> km.Table:
+        raise ValueError("no")
+
+    def finishes() -> km.Table:
+        begun.append(1)
+        assert stop.wait(60)
+        return table
+
+    jobs = [("a" * 64, finishes), ("b" * 64, fails), *((c * 64, finishes) for c in "cde")]
+    with km.KnowledgeBase(tmp_path / "k.db") as kb:
+        provenance = make_provenance("overshadow.study", 1, None, {})
+        with pytest.raises(ValueError, match="no"):
+            ChunkWork(kb, provenance).run_together(jobs, 2, lambda done: None, stop)
+        assert len(kb.query("SELECT key FROM chunks")) == len(begun) <= 2
+        assert kb.query("SELECT status FROM runs")["status"] == ["failed"]
 
 
 def test_more_seeds_use_the_trainings_there_are(base: Path) -> None:
