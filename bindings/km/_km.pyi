@@ -517,6 +517,9 @@ class DiffKS:
         Whether there is a decoder.
     train_embedding : bool
         False: E stays as it was given.
+    match : bool
+        Add how alike candidates, the user's words and earlier choices are, which each batch says,
+        with weights that are learned.
     seed : int
         Of first weights, dropout and sampled histories.
     threads : int
@@ -543,6 +546,8 @@ class DiffKS:
     history_offsets     int64      (T + 1), in place of what the dialogue's earlier turns chose
     sentence_vectors    float32    (words of sentences, vectors), where `vectors` is not 0
     context_vectors     float32    (words of contexts, vectors)
+    word_matches        float32    (C) of each turn's candidates, where `match` is set
+    sentence_matches    float32    (S, S)
     ==================  =========  ==========================================================
 
     `history` says whose choices are the history of a turn: "gold", "own" (the model's highest
@@ -563,6 +568,7 @@ class DiffKS:
         mask_padding: bool = True,
         generate: bool = True,
         train_embedding: bool = True,
+        match: bool = False,
         seed: int = 0,
         threads: int = 0,
     ) -> DiffKS: ...

@@ -112,7 +112,8 @@ static bool read_config(km_args *in, km_diffks_config *config) {
            km_arg_int64(in, "vectors", &config->vectors) &&
            km_arg_bool(in, "mask_padding", &config->mask_padding) &&
            km_arg_bool(in, "generate", &config->generate) &&
-           km_arg_bool(in, "train_embedding", &config->train_embedding);
+           km_arg_bool(in, "train_embedding", &config->train_embedding) &&
+           km_arg_bool(in, "match", &config->match);
 }
 
 static PyObject *diffks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -435,11 +436,48 @@ static bool read_turns(km_args *in, PyObject *batch, km_diffks_batch *out) {
     return true;
 }
 
+/* An array of `rows` times `columns` floats. */
+static bool batch_matches(km_args *in, PyObject *batch, const char *name, const char *shape,
+                          int64_t rows, int64_t columns, const float **out) {
+    km_view view;
+    if (!batch_array(in, batch, name, KM_F32, shape, true, &view)) {
+        return false;
+    }
+    if (view.shape[0] != rows || view.n != rows * columns) {
+        km_py_raise_format(in->errors, KM_ESHAPE, "%s(): '%s' must have the shape %s, %lld by %lld",
+                           in->signature->name, name, shape, (long long)rows, (long long)columns);
+        return false;
+    }
+    *out = view.data;
+    return true;
+}
+
+/* How alike words and sentences are, for a model that reads it; offsets are not checked yet. */
+static bool read_matches(km_args *in, PyObject *batch, km_diffks_batch *out) {
+    int64_t n = 0;
+    for (int64_t t = 0; t < out->n_turns; t++) {
+        const int64_t list = out->turn_lists[t];
+        if (list < 0 || list >= out->n_lists) {
+            return bad_argument(in, "turn_lists", "indices of lists");
+        }
+        const int64_t begin = out->list_offsets[list], end = out->list_offsets[list + 1];
+        if (begin < 0 || end < begin || end > out->list_offsets[out->n_lists]) {
+            return bad_argument(in, "list_offsets", "rising from 0");
+        }
+        n += end - begin;
+    }
+    return batch_matches(in, batch, "word_matches", "(C)", n, 1, &out->word_matches) &&
+           batch_matches(in, batch, "sentence_matches", "(S, S)", out->n_sentences,
+                         out->n_sentences, &out->sentence_matches);
+}
+
 static bool read_batch(diffks_call *call, km_diffks_batch *out) {
+    const km_diffks_config config = km_diffks_get_config(call->self->model);
     PyObject *batch = km_arg_object(&call->in, "batch");
     *out = (km_diffks_batch){0};
     return is_dict(&call->in, batch, "batch") && read_turns(&call->in, batch, out) &&
-           read_words(&call->in, batch, out, km_diffks_get_config(call->self->model).vectors);
+           read_words(&call->in, batch, out, config.vectors) &&
+           (!config.match || read_matches(&call->in, batch, out));
 }
 
 static bool read_history(const km_args *in, km_diffks_options *options) {

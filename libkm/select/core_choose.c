@@ -170,14 +170,58 @@ static void outer_terms(const km_ctx *ctx, real *outer, const real_pass *pass, c
     km__tanh(ctx, outer, t->n * d);
 }
 
+/* ---- what is alike ---- */
+
+/* What match_1 .. match_3 multiply for candidate j, without the earlier choice `skip`. */
+static void matches(real out[3], const real_pass *pass, const turn_at *t, int64_t j, int64_t skip) {
+    const km_diffks_batch *b = pass->plan->batch;
+    const int64_t own = b->list_sentences[t->list_row + j];
+    out[0] = (real)b->word_matches[pass->plan->candidates[t->turn] + j];
+    out[1] = out[2] = 0;
+    for (int64_t m = 0; m < t->n_past; m++) {
+        const int64_t past = past_sentence(pass, t, m);
+        if (m != skip) {
+            out[1] += weight_of(pass->plan->config, m) *
+                      (real)b->sentence_matches[past * b->n_sentences + own];
+            out[2] = past == own ? 1 : out[2];
+        }
+    }
+}
+
+static real match_score(const real_pass *pass, const turn_at *t, int64_t j, int64_t skip) {
+    real found[3], sum = 0;
+    if (!pass->plan->config->match || j >= t->k) {
+        return 0;
+    }
+    matches(found, pass, t, j, skip);
+    for (int i = 0; i < 3; i++) {
+        sum += pass->w[P_MATCH][i] * found[i];
+    }
+    return sum;
+}
+
+/* Derivatives of match_1 .. match_3. */
+static void match_weights(real_pass *pass) {
+    for (int64_t turn = 0; pass->plan->config->match && turn < pass->plan->batch->n_turns; turn++) {
+        const turn_at t = turn_of(pass, turn);
+        for (int64_t j = 0; j < t.k; j++) {
+            real found[3];
+            matches(found, pass, &t, j, -1);
+            add_to(pass->d[P_MATCH], pass->d_scores[t.row + j], found, 3);
+        }
+    }
+}
+
+/* ---- scores ---- */
+
 /* Whether attn has a say in this turn. */
 static bool attends(const real_pass *pass, const turn_at *t) {
     return fused(pass) || t->n_past > 0;
 }
 
-/* scores (n) from outer (n, D). */
+/* scores (n) from outer (n, D); `skip`: the earlier choice that nothing is matched with. */
 static void score(const km_ctx *ctx, real *scores, const real_pass *pass, const turn_at *t,
-                  const real *outer) {
+                  const real *outer, int64_t skip) {
     const int64_t d = width_of(pass);
     for (int64_t j = 0; j < t->n; j++) {
         const real *s = pass->rows + (t->list_row + j) * d;
@@ -185,6 +229,7 @@ static void score(const km_ctx *ctx, real *scores, const real_pass *pass, const 
         if (attends(pass, t)) {
             scores[j] += km__dot(ctx, pass->w[P_ATTN_V], outer + j * d, d);
         }
+        scores[j] += match_score(pass, t, j, skip);
     }
 }
 
@@ -199,7 +244,7 @@ static void score_turn(const km_ctx *ctx, real_pass *pass, int64_t turn) {
         differences(o, pass, &t, -1);
         outer_terms(ctx, outer, pass, &t, o);
     }
-    score(ctx, pass->scores + t.row, pass, &t, pass->outer + t.row * d);
+    score(ctx, pass->scores + t.row, pass, &t, pass->outer + t.row * d, -1);
 }
 
 /* ---- all turns ---- */
@@ -286,7 +331,7 @@ static km_status explain_turn(const work *w, int64_t turn, int worker, km_error 
     for (int64_t m = 0; m < t.n_past; m++) {
         differences(o, pass, &t, m);
         outer_terms(w->ctx, outer, pass, &t, o);
-        score(w->ctx, scores, pass, &t, outer);
+        score(w->ctx, scores, pass, &t, outer, m);
         for (int64_t j = 0; j < t.n; j++) {
             all[j * most + m] = pass->scores[t.row + j] - scores[j];
         }
@@ -295,7 +340,7 @@ static km_status explain_turn(const work *w, int64_t turn, int worker, km_error 
     if (fused(pass)) {
         outer_terms(w->ctx, outer, pass, &t, o);
     }
-    score(w->ctx, w->context + t.row, pass, &t, outer);
+    score(w->ctx, w->context + t.row, pass, &t, outer, -1);
     return KM_OK;
 }
 
@@ -578,6 +623,7 @@ km_status km__choose_back(km_ctx *ctx, real_pass *pass, km_error *err) {
         KM_TRY(attention_weights(ctx, pass, err));
         KM_TRY(attention_inputs(ctx, pass, err));
     }
+    match_weights(pass);
     scatter(pass);
     return KM_OK;
 }

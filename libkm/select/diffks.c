@@ -67,9 +67,12 @@ static km_status check_config(const km_diffks_config *c, km_error *err) {
 /* ---- a model ---- */
 
 /* Half-width of the uniform distribution a parameter begins with: 1 / sqrt of the GRU's state, or
- * of the Linear's input, which its bias shares. */
+ * of the Linear's input, which its bias shares; terms of our own begin with 0. */
 static double spread_of(const km_diffks *model, int index) {
     const int64_t d = 2 * model->config.hidden, h = model->config.decoder;
+    if (index == P_MATCH) {
+        return 0.0;
+    }
     if (index < P_TILDE) {
         return 1.0 / sqrt((double)model->config.hidden);
     }

@@ -86,6 +86,10 @@ static km_status check_words(const km_diffks_batch *b, const km_diffks_config *c
         return KM_SET(err, KM_EINVAL,
                       "the model reads vectors: sentence_vectors or context_vectors is missing");
     }
+    if (config->match && (b->word_matches == NULL || b->sentence_matches == NULL)) {
+        return KM_SET(err, KM_EINVAL,
+                      "the model matches: word_matches or sentence_matches is missing");
+    }
     if (b->response_offsets != NULL) {
         KM_TRY(check_offsets(b->response_offsets, b->n_turns, 0, "response_offsets", err));
         KM_TRY(check_ids(b->response_tokens, b->response_offsets[b->n_turns], v, "response_tokens",
@@ -215,6 +219,7 @@ static km_status count_pads(km__plan *plan, km_error *err) {
 static void place_turns(km__plan *plan) {
     for (int64_t t = 0; t < plan->batch->n_turns; t++) {
         const int64_t pairs = km__plan_candidates(plan, t) + (plan->pads[t] > 0);
+        plan->candidates[t + 1] = plan->candidates[t] + km__plan_candidates(plan, t);
         plan->pairs[t + 1] = plan->pairs[t] + pairs;
         plan->past_rows[t + 1] = plan->past_rows[t] + plan->n_past[t];
         plan->terms[t + 1] = plan->terms[t] + pairs * plan->n_past[t];
@@ -289,6 +294,7 @@ static km_status plan_turns(km__plan *plan, km_error *err) {
     KM_TRY(integers(&plan->n_past, plan, n, err));
     KM_TRY(integers(&plan->pads, plan, n, err));
     KM_TRY(integers(&plan->past, plan, n * plan->config->history, err));
+    KM_TRY(integers(&plan->candidates, plan, n + 1, err));
     KM_TRY(integers(&plan->pairs, plan, n + 1, err));
     KM_TRY(integers(&plan->past_rows, plan, n + 1, err));
     KM_TRY(integers(&plan->terms, plan, n + 1, err));
@@ -475,5 +481,8 @@ void km__diffks_shapes(km__shape *shapes, const km_diffks_config *config) {
         set_shape(shapes, P_OUT_B, 1, v, 1, 1);
         set_shape(shapes, P_COPY, 2, h, d, 1);
         set_shape(shapes, P_COPY_B, 1, h, 1, 1);
+    }
+    if (config->match) {
+        set_shape(shapes, P_MATCH, 1, 3, 1, 1);
     }
 }

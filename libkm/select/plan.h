@@ -29,6 +29,7 @@ enum {
     P_OUT_B,
     P_COPY,
     P_COPY_B,
+    P_MATCH,
     P_COUNT
 };
 
@@ -60,6 +61,7 @@ typedef struct km__plan {
     km__sequences contexts, sentences, lists, responses;
     int64_t n_pairs, n_pasts, n_terms, n_levels, n_copy;
     int64_t *level;         /* (T) number of the turn in its dialogue */
+    int64_t *candidates;    /* (T + 1) where those of each turn begin */
     int64_t *pairs;         /* (T + 1) */
     int64_t *pads;          /* (T) padded candidates, which the last pair stands for; 0: none */
     int64_t *n_past;        /* (T) */

@@ -18,7 +18,7 @@ typedef struct setup {
     km__shape shapes[P_COUNT];
     double *w[P_COUNT], *d[P_COUNT];
     real_pass_options options;
-    float vectors[32 * SB_VECTORS];
+    float vectors[32 * SB_VECTORS]; /* also what matches */
 } setup;
 
 static void setup_init(setup *s, km_diffks_config config, km_diffks_history history) {
@@ -37,6 +37,7 @@ static void setup_init(setup *s, km_diffks_config config, km_diffks_history hist
         s->vectors[i] = (float)km_random_normal(8, 1, (uint64_t)i);
     }
     s->batch.sentence_vectors = s->batch.context_vectors = config.vectors > 0 ? s->vectors : NULL;
+    s->batch.word_matches = s->batch.sentence_matches = config.match ? s->vectors : NULL;
     km__diffks_shapes(s->shapes, &s->config);
     for (int i = 0; i < P_COUNT; i++) {
         s->w[i] = calloc((size_t)s->shapes[i].n + 1, sizeof(double));
@@ -122,6 +123,7 @@ static void check_variant(km_diffks_variant variant) {
     check_config(config, KM_DIFFKS_SAMPLED);
     config.mask_padding = config.generate = true;
     config.vectors = SB_VECTORS;
+    config.match = true;
     check_config(config, KM_DIFFKS_GOLD);
 }
 

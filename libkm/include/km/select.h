@@ -10,16 +10,20 @@
  *   s_j  = the same, with weights of its own, over candidate j; 0 for an empty sentence
  *   c_j  = states of a third one that runs over s_1 .. s_K (so the order of a list matters)
  *   o_j  = sum over m of w_m tanh(tilde [l_m - c_j ; l_m * c_j]), l_m being the s of what was
- * chosen m turns ago; w = weights / their sum, not renormalised when there are fewer than M turns
+ *          chosen m turns ago; w = weights / their sum, not renormalised with fewer than M turns
  *   score, fused:         attn_v . tanh(attn_q q + attn_k [s_j ; o_j])
  *   score, disentangled:  s_j . q, and after the first turn + attn_v . tanh(attn_q o_j + attn_k
  *                         [c_j ; o_j])
  *   score, context:       s_j . q
+ *   with `match` each has + match_1 u_j + match_2 (sum over m of w_m x(l_m, j)) + match_3 [j is one
+ *   of the last M choices], u_j and x being how alike a candidate and the user's words or two
+ *   sentences are, which the batch says (ours, not the paper's)
  *   decoder: GRU over [E word ; g] from init [q ; g], g being s of the chosen sentence;
- *            P(v) = (e^min(out_v, 5) + sum over its words equal to v of e^min(h . tanh(copy S), 5)
- * + 1e-10) / the sum of that over v, then clipped to [1e-10, 1] selection loss: summed over turn
- * numbers, the mean over dialogues of -log softmax(score)[gold]; turns with gold 0 are left out,
- * and 0/0 is 0 word loss: summed over responses, the mean over words other than `unk` of -log P
+ *            P(v) = (e^min(out_v, 5) + 1e-10 + sum over its words equal to v of
+ *            e^min(h . tanh(copy S), 5)) / the sum of that over v, then clipped to [1e-10, 1]
+ *   selection loss: summed over turn numbers, the mean over dialogues of -log softmax(score)[gold];
+ *            turns with gold 0 are left out, and 0/0 is 0
+ *   word loss: summed over responses, the mean over words other than `unk` of -log P
  *
  * Word ids 0, 1, 2, 3 are padding, unknown, go and end. Losses are in nats. float32; gradients and
  * results have the same bits for any number of threads.
@@ -57,9 +61,10 @@ typedef struct km_diffks_config {
                              the losses (candidates) and the copying (words of sentences) */
     bool generate;        /* there is a decoder */
     bool train_embedding; /* false: E stays as it was given */
+    bool match;           /* scores have the terms of match_1 .. match_3, 0 at first */
 } km_diffks_config;
 #define KM_DIFFKS_CONFIG_INIT                                                                      \
-    {KM_DIFFKS_DISENTANGLED, 0, 300, 200, 400, 0, 2, {0.7, 0.3}, 0.5, true, true, true}
+    {KM_DIFFKS_DISENTANGLED, 0, 300, 200, 400, 0, 2, {0.7, 0.3}, 0.5, true, true, true, false}
 
 typedef struct km_diffks km_diffks;
 
@@ -77,8 +82,8 @@ KM_API km_diffks_config km_diffks_get_config(const km_diffks *model);
 
 /* One array of weights: E, ctx.h_init, ctx.weight_ih_l0, ... ctx.bias_hh_l0_reverse, the same of
  * sent and cmp, tilde.weight, tilde.bias, attn_q.weight, attn_k.weight, attn_v.weight, init.weight,
- * init.bias, dec.weight_ih_l0, ..., out.weight, out.bias, copy.weight, copy.bias; those that the
- * configuration has. */
+ * init.bias, dec.weight_ih_l0, ..., out.weight, out.bias, copy.weight, copy.bias, match.weight;
+ * those that the configuration has. */
 typedef struct km_diffks_parameter {
     const char *name;
     int n_dims;
@@ -126,6 +131,9 @@ typedef struct km_diffks_batch {
     const int64_t *history_offsets;   /* (T + 1) */
     const float *sentence_vectors;    /* (words of sentences, vectors), when the model reads them */
     const float *context_vectors;     /* (words of contexts, vectors) */
+    const float *word_matches;        /* (C) u of each turn's candidates, one turn after the other,
+                                         when the model matches */
+    const float *sentence_matches;    /* (S, S) x */
 } km_diffks_batch;
 
 /* Whose choices are a turn's history, where the batch has none of its own. */
