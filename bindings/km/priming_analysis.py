@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "PrimingAnalysis", "Verdict", "analyse", "judge"]
 
-Verdict: TypeAlias = Literal["consistent", "inconsistent", "none", "inconclusive"]
+Verdict: TypeAlias = Literal["consistent", "inconsistent", "equivalent to none", "inconclusive"]
 
 LEARNED = "learned"
 CONTROLS = ("keyword_control", "text_control")
@@ -58,7 +58,7 @@ EFFECT_COLUMNS = [
     Column("df", "double", "", "Degrees of freedom of the intervals."),
     Column("p", "double", "", "Permutation: signs of keywords, or texts within keywords."),
     Column("p_adjusted", "double", "", "The same after Holm over the predictions."),
-    Column("verdict", "text", "", "consistent, inconsistent, none or inconclusive."),
+    Column("verdict", "text", "", "One of the ledger's words."),
     Column("n", "int64", "texts", "Texts."),
     Column("n_clusters", "int64", "keywords", "Keywords."),
 ]
@@ -73,7 +73,8 @@ class Prediction:
     name : str
     direction : {1, -1}
     smallest : float
-        Smallest effect of interest: intervals inside plus and minus this mean "none".
+        Smallest effect of interest: intervals inside plus and minus this mean "equivalent to
+        none".
     unit : str
     """
 
@@ -105,14 +106,14 @@ def judge(
 
     Returns
     -------
-    {"consistent", "inconsistent", "none", "inconclusive"}
-        "none": equivalent to no effect, also where a smaller one was found. "consistent" and
+    {"consistent", "inconsistent", "equivalent to none", "inconclusive"}
+        "equivalent to none" also where a smaller effect was found. "consistent" and
         "inconsistent" need interval and permutation test to agree.
     """
     if not all(math.isfinite(end) for end in (*interval, *equivalence)):
         return "inconclusive"
     if -prediction.smallest < equivalence[0] and equivalence[1] < prediction.smallest:
-        return "none"
+        return "equivalent to none"
     if p is None or not p <= alpha:
         return "inconclusive"
     sign = 1 if interval[0] > 0 else -1 if interval[1] < 0 else 0
@@ -554,7 +555,7 @@ def _shape_data(work: _Work) -> tuple[_Texts, Floats]:
 _WORDS: dict[str, str] = {
     "consistent": "Consistent",
     "inconsistent": "Inconsistent",
-    "none": "None: no effect as large as would matter",
+    "equivalent to none": "Equivalent to none: no effect as large as would matter",
     "inconclusive": "Inconclusive",
 }
 

@@ -43,7 +43,7 @@ def test_no_priming_comes_out_as_none() -> None:
     for seed in range(100):
         found = analyse(simulate(seed, n_probes=6), draws=300).verdicts
         wrong += [seed for v in found.values() if v in ("consistent", "inconsistent")]
-        none += found["priming"] == found["slope"] == "none"
+        none += found["priming"] == found["slope"] == "equivalent to none"
     assert len(wrong) <= 5, wrong
     assert none >= 90
 
@@ -83,7 +83,7 @@ def test_both_controls_must_agree() -> None:
     ]
     found = analyse(data)
     assert effect(found, "priming")["verdict"] == "consistent"
-    assert effect(found, "priming", "keyword_control")["verdict"] == "none"
+    assert effect(found, "priming", "keyword_control")["verdict"] == "equivalent to none"
     assert found.verdicts["priming"] == "inconclusive"
 
 
@@ -92,7 +92,7 @@ def test_mitigations_are_paired_with_learning() -> None:
     row = effect(found, "ignore_topk", "learned")
     assert found.verdicts["ignore_topk"] == "consistent" and row["low"] < -0.6 < row["high"]
     nothing = analyse(simulate(4, priming=0.8, mitigation=0.0))
-    assert nothing.verdicts["ignore_topk"] == "none"
+    assert nothing.verdicts["ignore_topk"] == "equivalent to none"
 
 
 def test_effects_are_those_of_km_stats() -> None:
@@ -150,8 +150,8 @@ PREDICTION = Prediction("x", 1, 0.2, "nats")
         ((0.3, 0.9), (0.35, 0.85), None, "inconclusive"),
         ((-0.9, -0.3), (-0.8, -0.4), 0.01, "inconsistent"),
         ((-0.1, 0.9), (0.0, 0.8), 0.01, "inconclusive"),
-        ((0.05, 0.21), (0.06, 0.19), 0.001, "none"),
-        ((-0.1, 0.1), (-0.05, 0.05), 0.9, "none"),
+        ((0.05, 0.21), (0.06, 0.19), 0.001, "equivalent to none"),
+        ((-0.1, 0.1), (-0.05, 0.05), 0.9, "equivalent to none"),
         ((-0.5, 0.5), (-0.4, 0.4), 0.9, "inconclusive"),
         ((math.nan, math.nan), (math.nan, math.nan), None, "inconclusive"),
     ],

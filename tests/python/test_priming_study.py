@@ -154,7 +154,22 @@ def test_a_model_that_learns_nothing_shows_nothing(tiny: km.Model) -> None:
     study = km.studies.priming(tiny, texts=TEXTS, optimizer=km.AdamW(lr=0.0), in_context=False)
     assert set(study.table["log_ratio"]) == {0.0}
     assert "consistent" not in study.analysis.verdicts.values()
-    assert not [line for line in study.findings if line.startswith("Shown")]
+    assert not [line for line in study.findings if line.startswith("Consistent")]
+
+
+def test_the_frozen_predictions_get_their_verdicts(study: km.studies.PrimingStudy) -> None:
+    """Two keywords are too few for any of them, and both places say so."""
+    with km.KnowledgeBase(":memory:") as kb:
+        run = kb.record(study)
+        rows = kb.ask("verdicts", node="priming-spread")
+    assert set(rows["prediction"]) == {p.id for p in km.ledger.predictions("priming")}
+    assert set(rows["word"]) == {"not testable here"}
+    assert set(rows["n"]) == {2} and set(rows["run"]) == {run}
+    own = {row["statement"]: row["prediction"] for row in rows.rows()}
+    for statement, name in own.items():
+        assert any(
+            line.startswith(f"Not testable here, {name}: {statement}") for line in study.findings
+        )
 
 
 # ---- resuming ----

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from km.ledger.book import Basis, freeze, judge
 from km.ledger.figures import READERS, Figure, figures
 from km.ledger.predictions import Prediction, Unit, predictions
-from km.ledger.verdicts import Verdict
+from km.ledger.verdicts import Verdict, spoken_figures, verdict_word
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
@@ -149,6 +149,22 @@ def judge_result(kb: KnowledgeBase | None, result: Result, run: int | None = Non
             "basis": basis,
         }
         out.append(judge(kb, number, prediction, unit, **options))
+    return out
+
+
+def sentences(result: Result) -> list[str]:
+    """The words of a result on the shipped predictions, with their statements and figures."""
+    wanted = judged_by(result.measure)
+    found = figures(result, wanted)
+    adjusted = adjust(wanted, found)
+    out = []
+    for prediction in wanted:
+        if prediction.id in found:
+            estimate, low, high, n, _ = found[prediction.id]
+            p = adjusted.get(prediction.id)
+            word = verdict_word(prediction, estimate, low, high, n, p)
+            said = spoken_figures(prediction, estimate, low, high, n, p)
+            out.append(f"{word.capitalize()}, {prediction.id}: {prediction.statement} {said}.")
     return out
 
 

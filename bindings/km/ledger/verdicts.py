@@ -145,14 +145,8 @@ class Verdict:
 
     def figures(self) -> str:
         """Estimate, interval, n and adjusted p."""
-        p = self.prediction
-        if self.estimate is None or not math.isfinite(self.estimate):
-            return f"not estimable, n = {self.n} {p.n_unit}"
-        text = f"{_figure(self.estimate)} {p.unit}".strip()
-        if self.low is not None and self.high is not None:
-            text += f" [{_figure(self.low)}, {_figure(self.high)}]"
-        p_text = "" if self.p_value is None else f", adjusted p = {self.p_value:.2g}"
-        return f"{text}, n = {self.n} {p.n_unit}{p_text}"
+        ends = (self.estimate, self.low, self.high)
+        return spoken_figures(self.prediction, *ends, self.n, self.p_value)
 
     def __repr__(self) -> str:
         rivals = "; ".join(self.prediction.rivals)
@@ -169,6 +163,24 @@ _PREPOSITION: dict[str, str] = {
     "inconclusive": " on ",
     "not testable here": ": ",
 }
+
+
+def spoken_figures(
+    prediction: Prediction,
+    estimate: float | None,
+    low: float | None,
+    high: float | None,
+    n: int,
+    p_value: float | None = None,
+) -> str:
+    """Estimate, interval, n and adjusted p as a person reads them."""
+    count = f"n = {n} {prediction.n_unit}"
+    if estimate is None or not math.isfinite(estimate):
+        return f"not estimable, {count}"
+    text = f"{_figure(estimate)} {prediction.unit}".strip()
+    if low is not None and high is not None:
+        text += f" [{_figure(low)}, {_figure(high)}]"
+    return f"{text}, {count}" + ("" if p_value is None else f", adjusted p = {p_value:.2g}")
 
 
 def _figure(value: float) -> str:

@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import stats
+from km.ledger.record import sentences
 from km.studies.priming_compare import KEPT, find
 
 if TYPE_CHECKING:
     from km.studies.priming_result import PrimingStudy
 
 ALPHA = 0.05
+
+# The words of the ledger for the sign of what was found; "equivalent to none" needs a smallest
+# effect of interest, which these comparisons have not.
+WORDS = {1: "Consistent", 0: "Inconclusive", -1: "Inconsistent"}
 
 # Below so many texts a correlation is not worth a line.
 MIN_TEXTS = 4
@@ -27,6 +32,7 @@ def describe_findings(study: PrimingStudy) -> list[str]:
         *_detectable(rows),
         *_memorisation(rows),
         *study.analysis.findings,
+        *_ledger(study),
         *_in_context(rows),
         *_correlations(study),
         *_themes(rows),
@@ -88,8 +94,16 @@ def direction(row: Mapping[str, Any]) -> int:
 def _memorisation(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     row = find(rows, "memorisation")
     if row is not None:
-        word = {1: "Shown", 0: "Not shown", -1: "Contradicted"}[direction(row)]
+        word = WORDS[direction(row)]
         yield f"{word}: texts are memorised; log S_mem {spoken(row)}."
+
+
+def _ledger(study: PrimingStudy) -> Iterator[str]:
+    """The predictions that were fixed beforehand, by the rule that all measures share."""
+    lines = sentences(study)
+    if lines:
+        yield "Predictions of the ledger, by its rule and after Holm over them:"
+        yield from lines
 
 
 def _in_context(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -139,7 +153,7 @@ def _themes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     row, gap = find(rows, "priming of other themes"), find(rows, "own theme beyond others")
     if row is None or gap is None:
         return
-    word = {1: "Shown", 0: "Not shown", -1: "Contradicted"}[direction(gap)]
+    word = WORDS[direction(gap)]
     yield (
         f"{word}: other themes are primed less than the keyword's own; others {spoken(row)}, "
         f"own beyond others {spoken(gap)}."
