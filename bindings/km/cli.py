@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from km.model import Model
     from km.picture import Picture
 
-KEEPING = ("demo", "diff", "measure", "study")  # commands that store what they finish
+KEEPING = ("conflict", "demo", "diff", "measure", "study")  # commands that store what they finish
 
 
 def choose_facts(text: str) -> FactSet:
@@ -209,7 +209,15 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also the source of the shell completions."""
-    from km import cli_diff, cli_forecast, cli_kb, cli_study, cli_train, completion
+    from km import (
+        cli_conflict,
+        cli_diff,
+        cli_forecast,
+        cli_kb,
+        cli_study,
+        cli_train,
+        completion,
+    )
 
     parser = argparse.ArgumentParser(
         prog="km", description="Measure how language models hold and use knowledge."
@@ -221,6 +229,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--threads", type=int, help="default: the CPUs this process may use")
     demo.set_defaults(handler=_demo)
     _add_measure(commands)
+    cli_conflict.add_command(commands)
     cli_diff.add_command(commands)
     cli_forecast.add_command(commands)
     cli_study.add_command(commands)

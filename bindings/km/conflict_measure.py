@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from km.arguments import coverage, whole_number
 from km.chunk_work import ChunkWork, counted
@@ -39,7 +40,7 @@ from km.datasets.answer_text import MATCHES, Match, answer_part
 from km.datasets.conflict_set import QAExample, QASet, as_examples
 from km.errors import ArgumentError
 from km.progress import Progress, ProgressReporter
-from km.result import ChunkedResult, make_provenance
+from km.result import ChunkedResult, make_provenance, stored_chunks, stored_table
 from km.scores.conflict import MemorizationRatio, bucket, matches, normalize_answer
 from km.table import Table
 
@@ -63,7 +64,11 @@ class Conflict(ChunkedResult):
     disagreement : Table
         How often paraphrases without a passage get different answers (internal conflict), and how
         often the order of two contradicting passages decides (inter-context conflict).
+    control : Table or None
+        The same rows for the same architecture with random weights; its original answers are those
+        of the model.
     chunks : list of (key, Table)
+        Those of the control too.
     notes : list of str
         What a reader has to know before quoting a figure.
     evidence : list of dict
@@ -78,15 +83,34 @@ class Conflict(ChunkedResult):
         provenance: dict[str, Any],
         run: int | None = None,
     ) -> None:
-        super().__init__(chunks, provenance, run)
+        beside = set(provenance["parameters"].get("control_chunks", ()))
+        super().__init__([c for c in chunks if c[0] not in beside], provenance, run)
+        control = [table for key, table in chunks if key in beside]
+        self.chunks = list(chunks)
+        self.control = Table.concat(control) if control else None
         self._rows: Rows = list(self.table.rows())
+        random: Rows | None = None if self.control is None else list(self.control.rows())
         level, seed = float(provenance["parameters"]["confidence"]), int(provenance["seed"])
-        ratios = summarise_ratios(self._rows, level, seed)
-        internal = summarise_disagreement(self._rows, level, seed)
+        ratios = summarise_ratios(self._rows, level, seed, random)
+        internal = summarise_disagreement(self._rows, level, seed, random)
         self.ratios = Table.from_rows(RATIO_COLUMNS, ratios)
         self.disagreement = Table.from_rows(DISAGREEMENT_COLUMNS, internal)
         self.notes = conflict_notes(self._rows, ratios)
         self.evidence = conflict_evidence(ratios, internal)
+
+    @classmethod
+    def from_knowledge_base(cls, kb: KnowledgeBase, run: int) -> Self:
+        """The measurement that a run recorded.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such finished run, it is of another measure, or a table is missing.
+        """
+        chunks, provenance = stored_chunks(kb, run, cls.MEASURE_ID)
+        beside = provenance["parameters"].get("control_chunks", ())
+        chunks += [(key, stored_table(kb, run, key)) for key in beside]
+        return cls(chunks, provenance, run)
 
     def ratio(
         self, condition: str = SUBSTITUTE, known: str | None = CLOSED, **where: Any
@@ -141,6 +165,7 @@ def conflict(
     inter_context: bool = True,
     paraphrases: int = 4,
     recall: Recall | None = None,
+    baselines: bool = True,
     confidence: float = 0.95,
     seed: int = 0,
     kb: KnowledgeBase | None = None,
@@ -174,9 +199,11 @@ def conflict(
         Of ``metadata["paraphrases"]``, asked without a passage.
     recall : Recall, optional
         Of the same model on the same facts: gives how well each was known.
+    baselines : bool
+        Also ask the same architecture with random weights, which doubles the work.
     confidence : float
     seed : int
-        Of the draw of others and of bootstraps.
+        Of the draw of others, of random weights and of bootstraps.
     kb : KnowledgeBase, optional
         Examples measured before are looked up in it; the result is recorded in it.
     progress : bool or callable, optional
@@ -240,6 +267,11 @@ def conflict(
         "confidence": coverage(confidence),
         "chunks": keys,
     }
+    control = model.random_like(seed) if baselines else None
+    # Where the model's own answers stand for the originals, they decide the control's rows too.
+    owned = {**asked, "answers_of": model.fingerprint}
+    beside = [] if control is None else [chunk_key(control, part, owned) for part in parts]
+    parameters["control_chunks"] = beside
     provenance = make_provenance(CONFLICT_ID, CONFLICT_VERSION, model, parameters, seed)
     work = ChunkWork(kb, provenance)
     jobs = [
@@ -247,6 +279,14 @@ def conflict(
     ]
     with ProgressReporter(progress, "conflict", unit="chunks", total=len(jobs)) as report:
         chunks = work.run(counted(jobs, report))
+    if control is not None:
+        parts = [_answered(part, table) for part, (_, table) in zip(parts, chunks, strict=True)]
+        jobs = [
+            (key, partial(_measure, control, part, asked, False))
+            for key, part in zip(beside, parts, strict=True)
+        ]
+        with ProgressReporter(progress, "random weights", unit="chunks", total=len(jobs)) as report:
+            chunks += work.run(counted(jobs, report))
     result = Conflict(chunks, provenance, work.run_id)
     if kb is not None and not kb.read_only:
         result.run = kb.record(result)
@@ -282,22 +322,29 @@ def _check_scorable(items: Sequence[Item]) -> None:
 # ---- measuring ----
 
 
-def _measure(model: Model, items: Sequence[Item], asked: dict[str, Any]) -> Table:
-    """The rows of some items."""
+def _answered(items: Sequence[Item], measured: Table) -> list[Item]:
+    """The items with the original answers that the model's rows have."""
+    found = {row["uid"]: tuple(json.loads(row["originals"])) for row in measured.rows()}
+    return [replace(item, originals=found[item.row["uid"]]) for item in items]
+
+
+def _measure(model: Model, items: Sequence[Item], asked: dict[str, Any], own: bool = True) -> Table:
+    """The rows of some items; without `own`, an example without an original has none."""
     prompts = [each.prompt for item in items for each in item.asked]
     if asked["by"] == "score":
         found = iter(_scored(model, items, prompts))
     else:
         once = list(dict.fromkeys(prompts))
-        made = dict(zip(once, _generated(model, once, asked["max_tokens"]), strict=True))
+        made = dict(zip(once, generated_answers(model, once, asked["max_tokens"]), strict=True))
         found = iter([made[prompt] for prompt in prompts])
     rows: Rows = []
     for item in items:
-        rows += _item_rows(item, list(islice(found, len(item.asked))), asked["match"])
+        answers = list(islice(found, len(item.asked)))
+        rows += _item_rows(item, answers, asked["match"], own)
     return Table.from_rows(COLUMNS, rows)
 
 
-def _generated(model: Model, prompts: list[str], max_tokens: int) -> list[tuple[str, float]]:
+def generated_answers(model: Model, prompts: list[str], max_tokens: int) -> list[tuple[str, float]]:
     """The first line of each continuation that holds anything, and the log-probability of all."""
     made = model.generate(prompts, max_tokens=max_tokens)
     if any(one.finish_reason == "interrupted" for one in made):
@@ -320,8 +367,12 @@ def _scored(model: Model, items: Sequence[Item], prompts: list[str]) -> list[tup
     return best
 
 
-def _item_rows(item: Item, answers: Sequence[tuple[str, float]], match: Match) -> Rows:
-    originals = item.originals or _own_answer(answers[0][0], item.substitutes, match)
+def _item_rows(
+    item: Item, answers: Sequence[tuple[str, float]], match: Match, own: bool = True
+) -> Rows:
+    originals = item.originals
+    if own and not originals:
+        originals = _own_answer(answers[0][0], item.substitutes, match)
     rows = []
     for each, (prediction, logp) in zip(item.asked, answers, strict=True):
         name, both = bucket(prediction, originals, item.substitutes, match)

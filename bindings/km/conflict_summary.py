@@ -43,6 +43,9 @@ RATIO_COLUMNS = [
     Column("closed_original", "double", "share", "Of all: right without a passage."),
     Column("closed_substitute", "double", "share", "Of all: the substitute without a passage."),
     Column("context_original", "double", "share", "Of all: right with the original passage."),
+    Column("random_original", "double", "share", "p_original of random weights."),
+    Column("random_substitute", "double", "share", "p_substitute of random weights."),
+    Column("random_other", "double", "share", "p_other of random weights."),
 ]
 
 DISAGREEMENT_COLUMNS = [
@@ -55,6 +58,7 @@ DISAGREEMENT_COLUMNS = [
     Column("low", "double", "share", "Interval."),
     Column("high", "double", "share", "Interval."),
     Column("n_clusters", "int64", "clusters", "Relations or questions."),
+    Column("random_init", "double", "share", "Disagreement of random weights."),
 ]
 
 
@@ -99,8 +103,8 @@ def _clusters(rows: Rows) -> list[str]:
     return [str(row["relation"] if by_relation else row["question"]) for row in rows]
 
 
-def summarise_ratios(rows: Rows, confidence: float, seed: int) -> Rows:
-    """Rows of RATIO_COLUMNS."""
+def summarise_ratios(rows: Rows, confidence: float, seed: int, control: Rows | None = None) -> Rows:
+    """Rows of RATIO_COLUMNS; `control`: the same rows with random weights."""
     out = []
     for condition in (SUBSTITUTE, ORIGINAL_FIRST, SUBSTITUTE_FIRST):
         kept, left = counted_rows(rows, condition, CLOSED)
@@ -111,12 +115,24 @@ def summarise_ratios(rows: Rows, confidence: float, seed: int) -> Rows:
             mine = [row for row in kept if uids is None or row["uid"] in uids]
             missed = sum(uids is None or row["uid"] in uids for row in left)
             ratio = rows_ratio(mine, missed, confidence, seed)
-            baselines = _baselines(rows, uids)
+            baselines = _baselines(rows, uids) | _random(control, condition, mine)
             out.append(_ratio_row(group, value, condition, ratio) | baselines)
     kept, _ = counted_rows(rows, SUBSTITUTE, None)
     everything = rows_ratio(kept, 0, confidence, seed)
-    out.append(_ratio_row("all, known or not", "all", SUBSTITUTE, everything))
-    return out
+    whole = _ratio_row("all, known or not", "all", SUBSTITUTE, everything)
+    return [*out, whole | _random(control, SUBSTITUTE, kept)]
+
+
+def _random(control: Rows | None, condition: str, counted: Rows) -> dict[str, float | None]:
+    """What random weights answer to the prompts that count."""
+    uids = {row["uid"] for row in counted}
+    buckets = [
+        row["bucket"]
+        for row in control or ()
+        if row["condition"] == condition and row["uid"] in uids
+    ]
+    names = ("original", "substitute", "other")
+    return {f"random_{name}": _share(buckets, name) for name in names}
 
 
 _ALL: tuple[str, str, set[str] | None] = ("all", "all", None)
@@ -196,13 +212,16 @@ def _share(buckets: Sequence[str], name: str) -> float | None:
 # ---- disagreement ----
 
 
-def summarise_disagreement(rows: Rows, confidence: float, seed: int) -> Rows:
+def summarise_disagreement(
+    rows: Rows, confidence: float, seed: int, control: Rows | None = None
+) -> Rows:
     """Rows of DISAGREEMENT_COLUMNS: paraphrases, then orders; all questions, then by relation."""
-    out = []
+    out: Rows = []
     for between, (key, *conditions) in _WAYS.items():
         found = _pairs_apart([row for row in rows if row["condition"] in conditions], key)
         if not found:
             continue
+        random = _pairs_apart([r for r in control or () if r["condition"] in conditions], key)
         relations = sorted({name for name, _ in found.values() if name is not None})
         many = len(relations) > 1
         own = {name: [x for x in found.items() if x[1][0] == name] for name in relations}
@@ -210,7 +229,12 @@ def summarise_disagreement(rows: Rows, confidence: float, seed: int) -> Rows:
         if many:
             out += [_disagreement_row(x, own[x], False, confidence, seed) for x in relations]
         for row in out:
-            row.setdefault("between", between)
+            if "between" not in row:
+                own_pairs = [
+                    share for name, share in random.values() if row["relation"] in ("all", name)
+                ]
+                row["random_init"] = sum(own_pairs) / len(own_pairs) if own_pairs else None
+                row["between"] = between
     return out
 
 

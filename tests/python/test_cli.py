@@ -386,7 +386,7 @@ def test_completion_script_is_valid(
         (
             "km ''",
             {"demo", "measure", "diff", "train", "draw", "report", "kb", "verify", "models"}
-            | {"completion", "forecast", "study"},
+            | {"completion", "conflict", "forecast", "study"},
         ),
         ("km measure ''", {"memorization"}),
         ("km kb ''", {"info", "search", "query", "ask", "upgrade"}),

@@ -127,6 +127,41 @@ def test_a_stored_run_is_not_measured_again(
             km.conflict(tiny, made, by="generate", kb=kb, progress=False)
 
 
+def test_random_weights_stand_beside_every_figure(
+    tiny: km.Model, made: QASet, tmp_path: Path
+) -> None:
+    """The control's rows are those of the same architecture asked by itself."""
+    options: dict[str, Any] = {"by": "score", "seed": 3, "progress": False}
+    with km.KnowledgeBase(tmp_path / "c.db") as kb:
+        result = km.conflict(tiny, made, kb=kb, **options)
+        read = km.Conflict.from_knowledge_base(kb, result.run or 0)
+    alone = km.conflict(tiny.random_like(3), made, baselines=False, **options)
+    assert alone.control is None
+    assert result.control is not None and read.control is not None
+    assert list(result.control.rows()) == list(alone.table.rows())
+    assert list(read.control.rows()) == list(alone.table.rows())
+    assert len(result.table) == len(result.control)
+    for row in result.ratios.rows():
+        shares = [row[f"random_{name}"] for name in ("original", "substitute", "other")]
+        assert (sum(shares) == pytest.approx(1)) if row["n"] else shares == [None] * 3
+    whole = result.ratios.row(len(result.ratios) - 1)
+    buckets = [r["bucket"] for r in alone.table.rows() if r["condition"] == SUBSTITUTE]
+    assert whole["random_original"] == buckets.count("original") / len(buckets)
+    own = {row["between"]: row for row in alone.disagreement.rows() if row["relation"] == "all"}
+    for row in result.disagreement.rows():
+        if row["relation"] == "all":
+            assert row["random_init"] == own[row["between"]]["disagreement"]
+    assert {row["random_init"] for row in alone.disagreement.rows()} == {None}
+    assert {row["random_other"] for row in alone.ratios.rows()} == {None}
+
+
+def test_without_originals_the_control_is_held_to_the_model_s_answers(tiny: km.Model) -> None:
+    example = QAExample("q", "A is", "A is red.", (QAAnswer("red"),), is_substitute=True)
+    result = km.conflict(tiny, [example], max_tokens=2, progress=False)
+    assert result.control is not None
+    assert set(result.control["originals"]) == set(result.table["originals"])
+
+
 def test_states_come_from_recall_of_the_same_model(tiny: km.Model, made: QASet) -> None:
     ball = relation("ball", ("A", "red"), ("B", "blue"), ("C", "green"))
     recall = km.memorization(tiny, d.FactSet((ball,)), progress=False)
