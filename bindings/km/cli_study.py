@@ -16,6 +16,33 @@ finished is kept: the same command goes on after a stop, and measures nothing tw
 """
 
 
+_CONFLICT = """\
+Ask what makes a model keep to its memory against a passage: popularity, size, fine-tuning.
+
+Known facts of the model against changed passages, the model after two fine-tunings, and a family of
+small models trained from scratch; --full: all facts and twice the seeds. What is finished is kept:
+the same command goes on after a stop, and measures nothing twice.
+"""
+
+
+def run_conflict(args: argparse.Namespace) -> int:
+    """Run, or go on with, the study and print its findings."""
+    from km.kb import KnowledgeBase
+    from km.loading import load
+    from km.studies import conflict
+
+    model = load(args.model, threads=args.threads)
+    with KnowledgeBase(args.kb) as kb:
+        study = conflict(model, full=args.full, seed=args.seed, kb=kb)
+    if args.json:
+        study.findings.to_jsonl(sys.stdout)
+        return 0
+    print(study)
+    n = len(study.chunks)
+    print(f"recorded as run {study.run} in {args.kb}: {n} parts, {study.n_measured} measured now")
+    return 0
+
+
 _OVERSHADOWING = """\
 Train small transformers from scratch, one factor at a time, and say what R = HR / RR does.
 
@@ -153,7 +180,28 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--seed", type=int, default=0, help="of draws and simulations (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object a comparison")
     parser.set_defaults(handler=run_priming)
+    _add_conflict(studies)
     _add_overshadowing(studies)
+
+
+def _add_conflict(studies: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = studies.add_parser(
+        "conflict",
+        help="memory against a contradicting passage, by popularity, size and training",
+        description=_CONFLICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        default="smollm2",
+        help="smollm2, gemma3, a .gguf file or a Hugging Face folder (default: smollm2)",
+    )
+    add_threads(parser)
+    parser.add_argument("--kb", required=True, type=Path, help="knowledge base to record into")
+    parser.add_argument("--full", action="store_true", help="all facts and more seeds")
+    parser.add_argument("--seed", type=int, default=0, help="of substitutes, split and draws (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a finding")
+    parser.set_defaults(handler=run_conflict)
 
 
 def _add_overshadowing(studies: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
