@@ -83,7 +83,8 @@ class Place:
         if not isinstance(value, list):
             raise self.error(f"{name}: expected a list, found {kind_of(value)}")
         if len(value) < least:
-            raise self.error(f"{name}: is empty")
+            found = f"has {len(value)} entry; {least} are needed" if value else "is empty"
+            raise self.error(f"{name}: {found}")
         return value
 
     def mapping(self, value: Any, name: str) -> dict[str, Any]:
