@@ -103,6 +103,7 @@ bench: bench-products $(VENV)/.package $(VENV)/.model ## speed beside transforme
 	@$(BIN)/python bench/text_logprobs.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/decoding.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/decoders.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/diffks.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/scoring.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/trace.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/lens.py --peers $(BENCH_VENV)/bin/python
