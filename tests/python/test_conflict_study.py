@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from km.errors import ArgumentError
 from km.studies import ConflictFamily, ConflictReal, ConflictStudy, conflict_corpus
 from km.studies import conflict_analysis as analysis
 from km.studies.conflict_family import Cell, Shape, StoppedError, train_cell
-from km.studies.conflict_real import is_trained, tunings
+from km.studies.conflict_real import is_trained, recall_of, tunings
 from km.studies.conflict_result import find
 from km.studies.conflict_rows import FAMILY, MIXED, PLAIN, RANDOM, REAL, UNSUBSTITUTED
 from km.studies.conflict_synthetic import ASK, OPEN, STOP
@@ -354,6 +355,24 @@ def test_a_stopped_study_goes_on(
         assert len(other.verdicts) == 9
 
 
+def test_a_recall_of_the_model_is_found(learned: km.Model, tmp_path: Path) -> None:
+    with km.KnowledgeBase(tmp_path / "study.db") as kb:
+        assert recall_of(kb, learned) is None
+        recall = km.memorization(learned, FACTS, baselines=False, lens=False, kb=kb, progress=False)
+        found = recall_of(kb, learned)
+        assert found is not None
+        assert list(found.facts.rows()) == list(recall.facts.rows())
+        assert recall_of(kb, km.load(TINY)) is None
+        study = km.studies.conflict(
+            learned, facts=FACTS, family=FAMILY_OF_TWO, real=SHORT, kb=kb, progress=False
+        )
+    states = {(row["relation"], row["fact"]): row["state"] for row in recall.facts.rows()}
+    told = [row for row in study.rows if row["part"] == REAL]
+    assert told
+    for row in told:
+        assert row["state"] == states[row["relation"], row["fact"]]
+
+
 def test_options_are_checked(learned: km.Model) -> None:
     with pytest.raises(ArgumentError, match="immutable"):
         km.studies.conflict(learned.trainable())
@@ -366,3 +385,21 @@ def test_help_of_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             cli.main([*command, "--help"])
         assert "--kb" in capsys.readouterr().out
+
+
+def test_the_command_measures_facts_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = FACTS["size"]
+    facts = [{"id": f.id, "subject": f.subject, "answers": list(f.answers)} for f in own.facts]
+    record = {"name": own.name, "kind": own.kind, "templates": list(own.templates), "facts": facts}
+    file = tmp_path / "size.json"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    kb = str(tmp_path / "c.db")
+    command = ["conflict", "--model", str(TINY), "--facts", str(file), "--kb", kb]
+    assert cli.main([*command, "--by", "score", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["group"] for row in rows} >= {"all", "all, known or not"}
+    assert all(row["random_other"] is not None for row in rows if row["n"])
+    assert cli.main([*command, "--by", "score", "--no-baselines"]) == 0
+    assert "memorization ratio" in capsys.readouterr().out
