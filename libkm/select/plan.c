@@ -436,6 +436,7 @@ static const char *const NAMES[P_COUNT] = {
     "out.bias",
     "copy.weight",
     "copy.bias",
+    "match.weight",
 };
 
 static void set_shape(km__shape *shapes, int index, int n_dims, int64_t a, int64_t b, int64_t c) {
