@@ -42,7 +42,8 @@ $(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
 	@$(PIP) install --no-build-isolation '.[report]'
 	@touch $@
 
-$(VENV)/.dev-tools: $(VENV)/.created tools/requirements-dev.txt
+$(VENV)/.dev-tools: $(VENV)/.created tools/requirements-dev.txt tools/install_system.sh
+	@PYTHON="$(PYTHON)" tools/install_system.sh tests
 	@echo "km: installing the test tools into $(VENV)"
 	@$(PIP) install -r tools/requirements-dev.txt
 	@touch $@

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install the system packages km is built with, when they are missing (Debian and its relatives).
-# Prints what it is about to do; works as root or through sudo; says what is missing otherwise.
+# With the argument "tests" also what only the tests need. Prints what it is about to do; works as
+# root or through sudo; says what is missing otherwise.
 set -eu
 
 PYTHON="${PYTHON:-python3}"
@@ -38,6 +39,9 @@ need graphviz command -v dot
 need fonts-dejavu-core test -d /usr/share/fonts/truetype/dejavu
 need python3-dev python_header
 need python3-venv "$PYTHON" -c 'import venv, ensurepip'
+if [ "${1:-}" = tests ] && command -v apt-get >/dev/null 2>&1; then
+    need chromium test -x /usr/bin/chromium # tests of reports; they are skipped without it
+fi
 
 if [ -z "$missing" ]; then
     echo "km: all system libraries are present"

@@ -100,7 +100,7 @@ def _report(args: argparse.Namespace) -> int:
     from km.report import write_report
 
     with KnowledgeBase(args.kb, read_only=True) as kb:
-        write_report(kb, args.out, run=args.run)
+        write_report(kb, args.out, runs=args.runs)
     print(args.out)
     return 0
 
@@ -192,10 +192,12 @@ def _add_draw(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("report", help="write one HTML page about a recorded run")
-    parser.add_argument("--kb", required=True, type=Path)
-    parser.add_argument("--run", type=int, help="default: the newest recall run")
-    parser.add_argument("--out", required=True, type=Path, help="the .html file")
+    parser = commands.add_parser("report", help="write one HTML page about a knowledge base")
+    parser.add_argument("kb", metavar="FILE", type=Path, help="the knowledge base")
+    parser.add_argument(
+        "--runs", type=numbers, help="runs with a page of their own, such as 3,5 (default: newest)"
+    )
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the .html file")
     parser.set_defaults(handler=_report)
 
 

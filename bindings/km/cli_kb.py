@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``kb`` with ``info``, ``search``, ``query``, ``ask``, ``ledger`` and ``upgrade``.
+    """Add ``kb`` with its commands.
 
     Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
     """
@@ -47,6 +47,15 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     ledger = _command(commands, "ledger", "a node's literature beside the verdicts of runs")
     ledger.add_argument("node", metavar="NODE", help="id of the taxonomy; root is all of it")
     ledger.set_defaults(handler=run_ledger)
+
+    datasette = commands.add_parser(
+        "datasette",
+        help="write metadata for Datasette, with the named questions as canned queries",
+        description="Write metadata for Datasette, with the named questions as canned queries.",
+    )
+    datasette.add_argument("--kb", metavar="FILE", required=True, help="the knowledge base")
+    datasette.add_argument("-o", "--out", metavar="FILE", required=True, help="the .json file")
+    datasette.set_defaults(handler=run_datasette)
 
     upgrade = commands.add_parser(
         "upgrade",
@@ -113,6 +122,16 @@ def run_ledger(args: argparse.Namespace) -> int:
         sys.stdout.write(page.table.to_jsonl() or "")
     else:
         print(page)
+    return 0
+
+
+def run_datasette(args: argparse.Namespace) -> int:
+    """``km kb datasette``."""
+    from km.datasette import write_metadata
+
+    with _open(args.kb) as kb:
+        write_metadata(kb, args.out)
+    print(args.out)
     return 0
 
 

@@ -138,7 +138,7 @@ def run_demo(
         print(f"km: followed {len(lenses)} facts through the layers", flush=True)
         print(f"km: drawing and writing the report into {folder}", flush=True)
         _draw(recall, lenses[0], kb, folder)
-        write_report(kb, folder / "report.html", run=recall.run)
+        write_report(kb, folder / "report.html")
     print()
     print(baseline_table([*recall.relations.rows(), *recall.overall.rows()]))
     print(f"\nDone in {time.perf_counter() - begin:.0f} s. Open {folder / 'report.html'}. Next:")

@@ -213,7 +213,7 @@ def test_draw(
 
 def test_report(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    assert main(["report", "--kb", str(study), "--run", "1", "--out", str(out)]) == 0
+    assert main(["report", str(study), "--runs", "1", "-o", str(out)]) == 0
     page = out.read_text("utf-8")
     assert "country_capital_city" in page and page.rstrip().endswith("</html>")
     assert list(tmp_path.iterdir()) == [out]

@@ -14,15 +14,17 @@ import pytest
 import km
 from km import cli, datasets
 from km.report import BASELINES, baseline_table, render_report, share, write_report
+from km.report.page import policy
 
 HOSTILE = ['<b>"\\N"</b>', '"]; x [label="', "<script>alert(1)</script>", "{{ 7 * 7 }}"]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 # What a page of ours is made of; the lower half is the pictures.
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "main", "p", "h1", "h2", "h3", "div", "span",
-    "b", "em", "nav", "a", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
-    "figure", "figcaption", "ul", "li", "dl", "dt", "dd", "code",
-    "svg", "g", "path", "polygon", "polyline", "ellipse", "text", "desc",
+    "html", "head", "meta", "title", "style", "script", "noscript", "body", "header", "main", "nav",
+    "section", "article", "aside", "p", "h1", "h2", "h3", "div", "span", "b", "em", "a", "form",
+    "label", "input", "button", "details", "summary", "table", "caption", "thead", "tbody", "tfoot",
+    "tr", "th", "td", "figure", "figcaption", "ul", "ol", "li", "dl", "dt", "dd", "code",
+    "svg", "g", "path", "polygon", "polyline", "ellipse", "text", "desc", "circle", "line", "rect",
 }  # fmt: skip
 
 
@@ -34,6 +36,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.styles: list[str] = []
+        self.scripts: list[str] = []
+        self.data: list[Any] = []
         self.text: list[str] = []
         self.tables: list[list[list[str]]] = []
         self.codes: list[str] = []
@@ -59,14 +63,22 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            self.styles.append(data)
+        if self.open[-1:] in (["style"], ["script"]):
+            self._keep(data)
             return
         self.text.append(data)
         if "td" in self.open or "th" in self.open:
             self.tables[-1][-1][-1] += data
         if "code" in self.open:
             self.codes[-1] += data
+
+    def _keep(self, data: str) -> None:
+        if self.open[-1] == "style":
+            self.styles.append(data)
+        elif self.attributes and ("script", "type", "application/json") in self.attributes[-2:]:
+            self.data.append(json.loads(data))
+        else:
+            self.scripts.append(data)
 
     def table(self, *heads: str) -> dict[str, dict[str, str]]:
         """The table with these heads: rows by their first cell, cells by head."""
@@ -83,14 +95,22 @@ def parsed(text: str) -> Page:
         assert not name.startswith("on"), (tag, name)
         assert name not in ("src", "srcset", "data", "action", "xlink:href", "style"), (tag, name)
         assert name != "href" or (tag == "a" and value.startswith("#")), value
+        assert tag != "script" or (name, value) in (
+            ("type", "application/json"), ("id", "atlas-data")
+        )  # fmt: skip
         assert "javascript" not in value.lower()
     for style in page.styles:
         assert "url(" not in style and "@import" not in style and "expression" not in style
+    rule = next(value for _, name, value in page.attributes if value.startswith("default-src"))
+    assert rule == policy(page.styles, page.scripts) and "unsafe" not in rule
+    assert (len(page.styles), len(page.scripts)) == (1, 2)
     assert ("meta", "name", "viewport") in page.attributes
     assert ("meta", "charset", "utf-8") in page.attributes
     words = " ".join("".join(page.text).lower().split())
     assert "does not know" not in words and "doesn't know" not in words
     targets = {value for _, name, value in page.attributes if name == "id"}
+    atlas = next(data for data in page.data if "nodes" in data)
+    targets |= {f"node-{node['id']}" for node in atlas["nodes"]}
     assert all(v[1:] in targets for _, name, v in page.attributes if name == "href")
     return page
 
@@ -143,7 +163,7 @@ def test_hostile_names_are_text(hostile: tuple[km.Recall, str, Page]) -> None:
     shown = "".join(page.text)
     for name in HOSTILE:
         assert name in shown
-    assert "<script" not in text and "<b>&#34;" not in text and '<b>"' not in text
+    assert "<script>alert" not in text and "<b>&#34;" not in text and '<b>"' not in text
     check_relations(page, recall)
 
 
@@ -204,7 +224,6 @@ def test_without_control_and_lens(plain: tuple[km.Recall, Path]) -> None:
     assert {cells["random initialisation"] for cells in table.values()} == {"–"}
     shown = "".join(page.text)
     assert "The random-initialisation baseline was not measured." in shown
-    assert "No fact of this model has been followed" in shown
     assert "no fact can be called robust" in shown
 
 
@@ -239,7 +258,7 @@ def test_write_replaces_whole_file(plain: tuple[km.Recall, Path], tmp_path: Path
     out.write_text("old")
     with km.KnowledgeBase(plain[1], read_only=True) as kb:
         with pytest.raises(km.NotFoundError):
-            write_report(kb, out, run=99)
+            write_report(kb, out, runs=[99])
         assert out.read_text() == "old"
         write_report(kb, out)
     assert out.read_text("utf-8").endswith("</html>\n") and list(tmp_path.iterdir()) == [out]

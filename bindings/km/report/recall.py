@@ -1,25 +1,18 @@
-"""One self-contained HTML page about a recorded run, made from the knowledge base alone."""
+"""The page of a recall: whole answers beside their baselines, prompts, states, layers."""
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from km import _km
-from km.draw._common import footnote
 from km.errors import NotFoundError
-from km.lens import LENS_ID, LensResult
 from km.recall import RECALL_ID, Recall
 from km.recall_summary import floors
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase, Taxonomy
     from km.picture import Picture
+    from km.report.pictures import Pictures
 
 BASELINES = (
     ("commonest", "commonest answer"),
@@ -27,7 +20,6 @@ BASELINES = (
     ("shuffled", "subjects shuffled"),
     ("random_init", "random initialisation"),
 )
-MAX_LENSES = 3
 
 
 def newest_recall(kb: KnowledgeBase, run: int | None = None) -> Recall:
@@ -196,14 +188,14 @@ def _prompts(recall: Recall) -> list[dict[str, Any]]:
     ]
 
 
-def _survival(recall: Recall) -> dict[str, Any] | None:
+def _survival(recall: Recall, pictures: Pictures) -> dict[str, Any] | None:
     from km import draw
 
     rows = list(recall.survival.rows())
     if not rows or rows[0]["not_leading"] is None:
         return None
     return {
-        "svg": draw.survival(recall).svg,
+        "svg": pictures.take(draw.survival(recall).svg),
         "rows": [
             (
                 "output" if i == len(rows) - 1 else row["layer"],
@@ -218,6 +210,7 @@ def _survival(recall: Recall) -> dict[str, Any] | None:
 def draw_taxonomy(taxonomy: Taxonomy, recall: Recall) -> Picture:
     """The taxonomy with the evidence of one run, whatever else its knowledge base holds."""
     from km import draw
+    from km.draw._common import footnote
 
     about = recall.provenance["model"]
     origin = {"model": about["name"], "precision": about["precision"]}
@@ -225,154 +218,31 @@ def draw_taxonomy(taxonomy: Taxonomy, recall: Recall) -> Picture:
     return draw.taxonomy(taxonomy, evidence, provenance=footnote(recall, None))
 
 
-def _evidence(taxonomy: Taxonomy, recall: Recall) -> list[dict[str, Any]]:
-    names = {node["id"]: node["name"] for node in taxonomy.nodes}
-    return [
-        {
-            "node": names[row["node"]],
-            "measure": f"{row['measure']}: {row['statistic'].replace('_', ' ')}",
-            "value": "–" if row["value"] is None else f"{row['value']:.3g}",
-            "interval": "–" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}",
-            "n": row["n"],
-            "note": row["note"] or "",
-        }
-        for row in recall.evidence
-    ]
-
-
-def _lenses(kb: KnowledgeBase, recall: Recall) -> list[dict[str, str]]:
-    """The newest lenses of the same model, as pictures with captions."""
-    runs = kb.query(
-        "SELECT r.id FROM runs AS r JOIN models AS m ON m.id = r.model "
-        "WHERE r.measure = ? AND r.status = 'done' AND m.fingerprint = ? "
-        "ORDER BY r.id DESC LIMIT ?",
-        [LENS_ID, recall.provenance["model"]["fingerprint"], MAX_LENSES],
-    )
-    lenses = [LensResult.from_knowledge_base(kb, run) for run in runs["id"]]
-    return [
-        {"fact": f"{lens.prompt} → {lens.answer.strip()}", "svg": lens.draw().svg}
-        for lens in lenses
-    ]
-
-
-def _provenance(recall: Recall) -> list[tuple[str, Any]]:
-    about = recall.provenance
-    model = about["model"]
-    templates = recall.parameters["templates"]
-    rows = [
-        ("run", recall.run),
-        ("measure", f"{about['measure']} version {about['version']}"),
-        ("model", f"{model['name']}, {model['architecture']}, {model['precision']}"),
-        ("model file", Path(model["path"]).name),
-        ("model fingerprint", model["fingerprint"]),
-        ("tokenizer hash", model["tokenizer_hash"]),
-        ("weights", f"{model['n_parameters']:,}"),
-        ("seed", about["seed"]),
-        ("candidates", f"up to {recall.parameters['max_candidates']}"),
-        ("templates", "all" if templates is None else ", ".join(map(str, templates))),
-        ("measured", about["time"]),
-        ("km", about["km_version"]),
-        ("CPU variant", about["cpu"]),
-        ("OpenBLAS core", about["blas_core"]),
-    ]
-    return [(name, value) for name, value in rows if value is not None]
-
-
-def _commands(kb: KnowledgeBase, recall: Recall) -> list[tuple[str, str]]:
-    """What repeats the run, where a command made it, and what checks its rows."""
-    made = recall.provenance.get("command")
-    repeat = [("Repeat it", made)] if made else []
-    verify = shlex.join(["km", "verify", str(recall.run), "--kb", kb.path])
-    return [*repeat, ("Measure every row again and compare", verify)]
-
-
-def require_renderer() -> Any:
-    """The module that renders pages; call it before long work that ends in a report.
-
-    Raises
-    ------
-    ImportError
-        Jinja2 is missing.
-    """
-    try:
-        import jinja2
-    except ImportError:
-        raise ImportError("reports need Jinja2; install it with: pip install jinja2") from None
-    return jinja2
-
-
-def _environment() -> Any:
-    jinja2 = require_renderer()
-    return jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-def render_report(kb: KnowledgeBase, run: int | None = None) -> str:
-    """The page as text.
-
-    Parameters
-    ----------
-    kb : KnowledgeBase
-    run : int, optional
-        A recall run; None: the newest finished one.
-
-    Raises
-    ------
-    ImportError
-        Jinja2 is missing (the extra ``report``).
-    NotFoundError
-        There is no such run.
-    """
+def recall_parts(kb: KnowledgeBase, recall: Recall, pictures: Pictures) -> dict[str, Any]:
+    """What the template of a recall's page needs."""
     from km import draw
 
-    recall = newest_recall(kb, run)
-    taxonomy = kb.taxonomy
-    model = recall.provenance["model"]
     confidence = float(recall.parameters["confidence"])
     level = f"{100 * confidence:g} %"
     rows = [*recall.overall.rows(), *recall.relations.rows()]
-    template = resources.files("km").joinpath("templates", "report.html").read_text("utf-8")
-    page = _environment().from_string(template)
-    return str(
-        page.render(
-            km_version=_km.version(),
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            title=f"What {model['name']} recalls",
-            question=f"{rows[0]['n']} facts of {len(recall.relations)} relations were asked of "
-            f"{model['name']} ({model['precision']}).",
-            cards=_cards(recall),
-            findings=_findings(recall),
-            max_candidates=recall.parameters["max_candidates"],
-            prompts=_prompts(recall),
-            recall_svg=draw.recall(recall, level=confidence).svg,
-            recall_table=_recall_table(rows, level),
-            level=level,
-            judged_table=_judged_table(rows),
-            first_token_table=_first_token_table(rows),
-            state_table=_state_table(rows),
-            notes=recall.notes,
-            lenses=_lenses(kb, recall),
-            survival=_survival(recall),
-            taxonomy_svg=draw_taxonomy(taxonomy, recall).svg,
-            evidence=_evidence(taxonomy, recall),
-            provenance=_provenance(recall),
-            commands=_commands(kb, recall),
-        )
-    )
-
-
-def write_report(
-    kb: KnowledgeBase, path: str | os.PathLike[str], *, run: int | None = None
-) -> None:
-    """Write :func:`render_report` to a file; the old file stays until the new one is whole."""
-    where = Path(path)
-    scratch = where.with_name(where.name + ".part")
-    scratch.write_text(render_report(kb, run), encoding="utf-8")
-    os.replace(scratch, where)
+    model = recall.provenance["model"]
+    return {
+        "question": f"{rows[0]['n']} facts of {len(recall.relations)} relations were asked of "
+        f"{model['name']} ({model['precision']}).",
+        "cards": _cards(recall),
+        "findings": _findings(recall),
+        "max_candidates": recall.parameters["max_candidates"],
+        "prompts": _prompts(recall),
+        "svg": pictures.take(draw.recall(recall, level=confidence).svg),
+        "table": _recall_table(rows, level),
+        "level": level,
+        "judged_table": _judged_table(rows),
+        "first_token_table": _first_token_table(rows),
+        "state_table": _state_table(rows),
+        "notes": recall.notes,
+        "survival": _survival(recall, pictures),
+        "taxonomy_svg": pictures.take(draw_taxonomy(kb.taxonomy, recall).svg),
+    }
 
 
 def baseline_table(rows: Iterable[Mapping[str, Any]]) -> str:
