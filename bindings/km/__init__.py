@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from km.attribution import logit_attribution as logit_attribution
     from km.causal_tracing import CausalTrace as CausalTrace
     from km.causal_tracing import causal_trace as causal_trace
+    from km.circuit_pairs import CircuitTransfer as CircuitTransfer
+    from km.circuit_pairs import circuit_transfer as circuit_transfer
     from km.circuits import KnowledgeCircuit as KnowledgeCircuit
     from km.circuits import knowledge_circuit as knowledge_circuit
     from km.comparison import Comparison as Comparison
@@ -132,6 +134,7 @@ _PLACES = {
     "CancelledError": "errors",
     "CausalTrace": "causal_tracing",
     "Choice": "decoders",
+    "CircuitTransfer": "circuit_pairs",
     "CoDa": "contrast_decoders",
     "Comparison": "comparison",
     "Conflict": "conflict_measure",
@@ -189,6 +192,7 @@ _PLACES = {
     "Verification": "verification",
     "activation_patching": "patch_sweep",
     "causal_trace": "causal_tracing",
+    "circuit_transfer": "circuit_pairs",
     "compare": "comparison",
     "conflict": "conflict_measure",
     "datasets": "",

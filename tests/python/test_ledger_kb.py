@@ -240,8 +240,8 @@ def test_shipped_predictions_can_be_frozen_in_the_shipped_taxonomy(kb: km.Knowle
 
     declared = set(kb.query("SELECT id FROM measures")["id"])
     for p in ledger.predictions():
-        if not p.measure or p.measure in declared:
-            ledger.freeze(kb, [p], unit())
+        assert not p.measure or p.measure in declared, p.id
+        ledger.freeze(kb, [p], unit())
     by_id = {p.id: p for p in ledger.predictions()}
     for measure, readers in READERS.items():
         assert all(by_id[name].measure == measure for name in readers)
@@ -335,3 +335,69 @@ def test_the_model_of_a_unit_need_not_be_a_recorded_one(kb: km.KnowledgeBase) ->
     run = kb.begin_run(provenance)
     assert ledger.judge(kb, run, p, own, **FIGURES).word == "consistent"
     assert kb.ask("verdicts")["model"] == ["models of the study"]
+
+
+# ---- circuits on facts they were not found on ----
+
+
+def circuit_pairs(n: int) -> list[dict[str, Any]]:
+    """Pairs of prompts of three tokens; each relation has one."""
+    rng = np.random.default_rng(3)
+    return [
+        {
+            "relation": f"r{i}",
+            "clean": ids[:3].tolist(),
+            "corrupted": ids[3:6].tolist(),
+            "answer": int(ids[6]),
+            "wrong": int(ids[7]),
+        }
+        for i, ids in ((i, rng.choice(np.arange(5, 300), 8, replace=False)) for i in range(n))
+    ]
+
+
+def test_a_circuit_counts_on_held_out_pairs_beside_random_circuits(kb: km.KnowledgeBase) -> None:
+    model = planted(3)
+    own, *others = circuit_pairs(10)
+    found_on = {name: own[name] for name in ("clean", "corrupted", "answer", "wrong")}
+    circuit = km.knowledge_circuit(model, **found_on, n_edges=12, n_random=0)
+    result = km.circuit_transfer(model, circuit, others, n_random=4, seed=1)
+    assert len(result) == 9 and result.gain.n == 9
+    # Each figure as the circuit itself gives it on that pair.
+    pair = {name: others[4][name] for name in found_on}
+    clean, corrupted, alone = circuit.test(model, **pair)["metric"]
+    row = result.table.row(4)
+    assert (row["clean_metric"], row["corrupted_metric"]) == (clean, corrupted)
+    assert row["metric"] == alone
+    gaps = [r["metric"] - r["random_metric"] for r in result.table.rows()]
+    assert result.gain.estimate == pytest.approx(np.mean(gaps))
+    assert str(len(result)) in repr(result)
+    # The whole graph is its own random circuit: nothing is gained, whatever the pairs.
+    whole = km.knowledge_circuit(model, **found_on, n_edges=10**6, n_random=0)
+    same = km.circuit_transfer(model, whole, others, n_random=2)
+    assert same.table["metric"] == pytest.approx(same.table["random_metric"], abs=1e-5)
+    assert same.table["metric"] == pytest.approx(same.table["clean_metric"], abs=1e-3)
+    kb.record(result)
+    (verdict,) = kb.ask("verdicts", node="hyp-connection").rows()
+    assert (verdict["prediction"], verdict["n"]) == ("circuit-carries-held-out-facts", 9)
+    assert verdict["estimate"] == pytest.approx(result.gain.estimate)
+    kb.record(same)
+    newest = kb.ask("verdicts", node="hyp-connection").row(0)
+    assert newest["word"] == "equivalent to none"
+
+
+def test_a_circuit_is_not_tested_on_what_it_was_found_on() -> None:
+    model = planted(3)
+    own, other = circuit_pairs(2)
+    found_on = {name: own[name] for name in ("clean", "corrupted", "answer", "wrong")}
+    circuit = km.knowledge_circuit(model, **found_on, n_edges=5, n_random=0)
+    with pytest.raises(km.ArgumentError, match="pair 1 has a prompt the circuit was found on"):
+        km.circuit_transfer(model, circuit, [other, own])
+    turned = other | {"corrupted": own["clean"]}
+    with pytest.raises(km.ArgumentError, match="not held out"):
+        km.circuit_transfer(model, circuit, [turned])
+    with pytest.raises(km.ArgumentError, match="lacks 'wrong'"):
+        km.circuit_transfer(model, circuit, [{k: v for k, v in other.items() if k != "wrong"}])
+    with pytest.raises(km.ArgumentError, match="no pairs"):
+        km.circuit_transfer(model, circuit, [])
+    with pytest.raises(km.ArgumentError, match="not in this one"):
+        km.circuit_transfer(planted(4), circuit, [other])

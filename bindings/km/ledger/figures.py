@@ -211,6 +211,13 @@ def _neurons(own: str, control: str) -> Read:
     return read
 
 
+def _circuit_gain(result: Any, prediction: Prediction) -> Figure:
+    from km.circuit_pairs import gain
+
+    found: Figure = gain(result.table, prediction.level)
+    return found
+
+
 # ---- texts ----
 
 
@@ -266,6 +273,7 @@ CLASSES = {
     "interpretability.logit_lens": "km.lens_batch.LogitLens",
     "interpretability.causal_trace": "km.causal_tracing.CausalTrace",
     "interpretability.knowledge_neurons": "km.neurons.KnowledgeNeurons",
+    "interpretability.circuit_transfer": "km.circuit_pairs.CircuitTransfer",
     "memorization.verbatim": "km.texts.Verbatim",
     "memorization.exposure": "km.texts.ExposureResult",
     "learning.priming_study": "km.studies.PrimingStudy",
@@ -290,6 +298,7 @@ READERS: dict[str, dict[str, Read]] = {
         "neurons-enhanced-beyond-random": _neurons("enhanced", "random_enhanced"),
         "neurons-specific-to-fact": _neurons("suppressed", "other_suppressed"),
     },
+    "interpretability.circuit_transfer": {"circuit-carries-held-out-facts": _circuit_gain},
     "memorization.verbatim": {"verbatim-extractable": _extractable},
     "memorization.exposure": {"exposure-beyond-chance": _exposure},
     "learning.priming_study": {
