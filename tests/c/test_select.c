@@ -566,6 +566,38 @@ static void test_pass_bytes(void **state) {
     setup_clear(&s);
 }
 
+/* Too many weights, and a pass that would hold a thousand million numbers, are refused at once. */
+static void test_refuses_memory(void **state) {
+    enum { TURNS = 3000, CANDIDATES = 50000 };
+    (void)state;
+    km_ctx *ctx = km_test_ctx(1);
+    km_diffks *model = NULL;
+    km_error err = KM_ERROR_INIT;
+    km_diffks_config config = sb_config(KM_DIFFKS_FUSED);
+    config.hidden = 1 << 20;
+    assert_int_equal(km_diffks_new(&model, ctx, &config, 1, &err), KM_ENOMEM);
+    assert_non_null(strstr(err.message, "available"));
+    km_ctx_free(ctx);
+    setup s;
+    int64_t *zeros = calloc(CANDIDATES + 1, sizeof(int64_t)), chosen[TURNS];
+    const int64_t list[] = {0, CANDIDATES}, dialogue[] = {0, TURNS};
+    km_diffks_batch batch = sb_batch();
+    const km_diffks_options options = {.history = KM_DIFFKS_OWN};
+    const km_diffks_scores out = {chosen, NULL, NULL, NULL};
+    setup_init(&s, sb_config(KM_DIFFKS_FUSED), 1);
+    batch.n_lists = batch.n_dialogues = 1;
+    batch.n_turns = TURNS;
+    batch.list_sentences = batch.turn_lists = batch.context_offsets = zeros;
+    batch.list_offsets = list;
+    batch.dialogue_offsets = dialogue;
+    batch.gold = batch.response_offsets = NULL;
+    km_error_clear(&err);
+    assert_int_equal(km_diffks_select(&out, s.model, &batch, &options, &err), KM_ENOMEM);
+    assert_non_null(strstr(err.message, "fewer dialogues"));
+    free(zeros);
+    setup_clear(&s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parameters),       cmocka_unit_test(test_bad_config),
@@ -577,6 +609,7 @@ int main(void) {
         cmocka_unit_test(test_frozen_embedding), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_respond),          cmocka_unit_test(test_bad_batches),
         cmocka_unit_test(test_vectors),          cmocka_unit_test(test_pass_bytes),
+        cmocka_unit_test(test_refuses_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
