@@ -50,7 +50,7 @@ def _detectable(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _points(value: float | None) -> str:
-    return "none that is possible" if value is None else f"{100 * value:.1f} points"
+    return "none, were all disagreements gains" if value is None else f"{100 * value:.1f} points"
 
 
 def _unit(study: ModelDecoders) -> str:
