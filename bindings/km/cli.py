@@ -213,6 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also the source of the shell completions."""
     from km import (
         cli_conflict,
+        cli_dialog,
         cli_diff,
         cli_forecast,
         cli_kb,
@@ -232,6 +233,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.set_defaults(handler=_demo)
     _add_measure(commands)
     cli_conflict.add_command(commands)
+    cli_dialog.add_command(commands)
     cli_diff.add_command(commands)
     cli_forecast.add_command(commands)
     cli_study.add_command(commands)

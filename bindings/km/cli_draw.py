@@ -1,4 +1,4 @@
-"""``km draw``: the pictures of models that learn, from a knowledge base alone."""
+"""``km draw``: the pictures that need a knowledge base alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_pictures(
     pictures: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> list[argparse.ArgumentParser]:
-    """Add ``evolution``, ``priming``, ``learning`` and ``lineage``.
+    """Add ``evolution``, ``priming``, ``learning``, ``lineage`` and ``dialog``.
 
     Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
     """
@@ -41,7 +41,11 @@ def add_pictures(
     lineage.add_argument("--model", help="only this model's ancestors and descendants")
     lineage.set_defaults(handler=_run, draw=_lineage)
 
-    parsers = [evolution, priming, learning, lineage]
+    dialog = pictures.add_parser("dialog", help="a conversation's path through the taxonomy")
+    dialog.add_argument("--run", type=int, help="a conversation (default: the newest)")
+    dialog.set_defaults(handler=_run, draw=_dialog)
+
+    parsers = [evolution, priming, learning, lineage, dialog]
     for parser in parsers:
         parser.add_argument("--kb", required=True, type=Path, help="knowledge base")
     return parsers
@@ -79,3 +83,9 @@ def _lineage(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
     from km import draw
 
     return draw.lineage(kb, args.model)
+
+
+def _dialog(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.dialog(kb, run=args.run)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from km.dialog.conversation import Conversation, Reply, chat, shipped_selector
 from km.dialog.dialogues import (
     NO_KNOWLEDGE,
     Dialogue,
@@ -35,12 +36,14 @@ from km.dialog.writer import write_dialogues
 __all__ = [
     "BM25",
     "NO_KNOWLEDGE",
+    "Conversation",
     "Dialogue",
     "DialogueSet",
     "DialogueTurn",
     "DiffKS",
     "MeanPooled",
     "Random",
+    "Reply",
     "ResponseLikelihood",
     "SameAsLast",
     "Sampling",
@@ -50,12 +53,14 @@ __all__ = [
     "Sentence",
     "TfIdf",
     "Vocabulary",
+    "chat",
     "read_dialogues",
     "read_flodial",
     "read_holle",
     "read_kdconv",
     "read_unified_dialogues",
     "read_wizard",
+    "shipped_selector",
     "tokenize",
     "write_dialogues",
 ]

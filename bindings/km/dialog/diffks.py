@@ -33,6 +33,7 @@ from km.dialog.language_model import (
     embedding_rows,
     need_model,
 )
+from km.dialog.matching import Matcher
 from km.dialog.selectors import Selection, Selector, check_turn, one_turn
 from km.dialog.vocabulary import Vocabulary
 from km.errors import ArgumentError
@@ -142,6 +143,10 @@ class DiffKS(Selector):
         its depth, projected likewise, in place of embeddings; a token's state knows its sentence.
     model : Model, optional
         For embeddings "model" and "states".
+    match : bool
+        Add to the scores, with weights that are learned, how alike by their words a candidate is to
+        what the user said and to earlier choices, and whether it was chosen before. Not of the
+        paper: it lets a small corpus do, since the network need not learn which words are the same.
     history : {"gold", "scheduled"}
         What training takes for earlier choices. "scheduled": more and more often the model's own,
         as in use, by `sampling`.
@@ -183,9 +188,9 @@ class DiffKS(Selector):
     uses_history = True
     parameter_names = (
         "variant", "embedding", "hidden", "decoder", "dropout", "weights", "mask_padding",
-        "generate", "vocabulary", "embeddings", "model", "history", "sampling", "learning_rate",
-        "clip", "batch_size", "epochs", "patience", "allow_none", "max_words", "max_context",
-        "seed", "threads",
+        "generate", "vocabulary", "embeddings", "model", "match", "history", "sampling",
+        "learning_rate", "clip", "batch_size", "epochs", "patience", "allow_none", "max_words",
+        "max_context", "seed", "threads",
     )  # fmt: skip
 
     def __init__(
@@ -202,6 +207,7 @@ class DiffKS(Selector):
         vocabulary: int = 20000,
         embeddings: Embeddings = "random",
         model: Model | None = None,
+        match: bool = False,
         history: Training = "gold",
         sampling: Sampling | None = None,
         learning_rate: float = 5e-4,
@@ -230,6 +236,7 @@ class DiffKS(Selector):
         self.model = (
             None if embeddings == "random" else need_model(model, f"embeddings={embeddings!r}")
         )
+        self.match = bool(match)
         self.history = _one_of("history", history, ("gold", "scheduled"))
         need("sampling", sampling, Sampling, "km.dialog.Sampling(start=3, full=10, most=0.75)")
         self.sampling = Sampling() if sampling is None else sampling
@@ -250,6 +257,7 @@ class DiffKS(Selector):
             )
         self._network: _km.DiffKS | None = None
         self._reader: TextReader | None = None
+        self._matcher: Matcher | None = None
         self._none_text = NO_KNOWLEDGE
         self._progression = Progression()
         self.interrupted = False
@@ -301,6 +309,7 @@ class DiffKS(Selector):
             raise ArgumentError("no turn of train has a gold sentence; there is nothing to learn")
         self._none_text = train.none_text
         self._reader = self._make_reader(train, valid, progress)
+        self._matcher = Matcher.of(train) if self.match else None
         self._network = self._make_network()
         self._progression = Progression()
         self.interrupted = False
@@ -349,9 +358,12 @@ class DiffKS(Selector):
             mask_padding=self.mask_padding,
             generate=self.generate,
             train_embedding=self.embeddings == "random",
+            match=self.match,
             seed=self.seed,
             threads=self.threads,
         )
+        if self.match:
+            np.asarray(network.parameters()["match.weight"])[...] = FIRST_MATCH
         if self.embeddings == "model":
             values = np.asarray(network.parameters()["E"])
             values[...] = embedding_rows(
@@ -366,7 +378,9 @@ class DiffKS(Selector):
 
     def _encode(self, dialogues: DialogueSet) -> EncodedDialogues:
         assert self._reader is not None
-        return EncodedDialogues(dialogues, self._reader, self.max_context, self.generate)
+        return EncodedDialogues(
+            dialogues, self._reader, self.max_context, self.generate, self._matcher
+        )
 
     def _train(
         self,
@@ -713,6 +727,10 @@ class DiffKS(Selector):
 
         return load_selector(folder, model)
 
+
+# What matching weighs before training: cosines are small, and a network that begins with them need
+# not find them again. A regression on them alone ends near these.
+FIRST_MATCH = (12.0, 6.0, -12.0)
 
 EXPLANATION = (
     Column("candidate", "int64", "", "Index, from 0."),

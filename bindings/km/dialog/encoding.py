@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from km.dialog.dialogues import DialogueSet
+from km.dialog.matching import Matcher
 from km.dialog.vocabulary import EOS, GO, Vocabulary
 
 if TYPE_CHECKING:
@@ -78,16 +79,25 @@ class EncodedDialogues:
         Last words of what was said that are kept.
     responses : bool
         Keep the answers too, for the decoder.
+    matcher : Matcher, optional
+        Batches say how alike texts are.
     """
 
     def __init__(
-        self, dialogues: DialogueSet, reader: TextReader, max_context: int, responses: bool
+        self,
+        dialogues: DialogueSet,
+        reader: TextReader,
+        max_context: int,
+        responses: bool,
+        matcher: Matcher | None = None,
     ) -> None:
         self.dialogues = dialogues
         self.max_context = max_context
         self.sentences: list[Words] = []
         self._numbers: dict[str, int] = {}
         self._reader = reader
+        self._matcher = matcher
+        self._vectors: list[dict[int, float]] = []
         self.lists: list[list[int]] = []
         self.turn_lists: list[list[int]] = []
         self.gold: list[list[int]] = []
@@ -121,6 +131,8 @@ class EncodedDialogues:
         if text not in self._numbers:
             self._numbers[text] = len(self.sentences)
             self.sentences.append(self._reader.sentence(text))
+            if self._matcher is not None:
+                self._vectors.append(self._matcher.vector(text))
         return self._numbers[text]
 
     def __len__(self) -> int:
@@ -129,7 +141,8 @@ class EncodedDialogues:
     def batch(self, chosen: Sequence[int]) -> Batch:
         """The arrays of some dialogues, with all their turns."""
         turns = [(d, t) for d in chosen for t in range(len(self.turn_lists[d]))]
-        out = self.lists_of([self.turn_lists[d][t] for d, t in turns])
+        users = [self.dialogues[d].turns[t].user for d, t in turns]
+        out = self.lists_of([self.turn_lists[d][t] for d, t in turns], users)
         out["dialogue_offsets"] = _offsets(len(self.turn_lists[d]) for d in chosen)
         out["gold"] = _int64(self.gold[d][t] for d, t in turns)
         add_words(out, "context", [self.contexts[d][t] for d, t in turns])
@@ -137,8 +150,17 @@ class EncodedDialogues:
             add_words(out, "response", [self.responses[d][t] for d, t in turns])
         return out
 
-    def lists_of(self, lists: Sequence[int], extra: Iterable[int] = ()) -> Batch:
-        """Sentences and lists of turns, each once; `extra` sentences come last."""
+    def lists_of(
+        self, lists: Sequence[int], users: Sequence[str], extra: Iterable[int] = ()
+    ) -> Batch:
+        """Sentences and lists of turns, each once; `extra` sentences come last.
+
+        Parameters
+        ----------
+        lists, users : sequence
+            The list and the user's words of each turn.
+        extra : iterable of int
+        """
         used = list(dict.fromkeys(lists))
         sentences = dict.fromkeys(number for i in used for number in self.lists[i])
         sentences |= dict.fromkeys(extra)
@@ -150,7 +172,30 @@ class EncodedDialogues:
             "turn_lists": _int64(lists_places[i] for i in lists),
         }
         add_words(out, "sentence", [self.sentences[number] for number in sentences])
+        if self._matcher is not None:
+            self._add_matches(out, list(sentences), [self.lists[i] for i in lists], users, places)
         return out
+
+    def _add_matches(
+        self,
+        out: Batch,
+        sentences: Sequence[int],
+        lists: Sequence[Sequence[int]],
+        users: Sequence[str],
+        places: Mapping[int, int],
+    ) -> None:
+        import numpy as np
+
+        assert self._matcher is not None
+        rows = self._matcher.rows([self._vectors[number] for number in sentences])
+        said = self._matcher.rows([self._matcher.vector(text) for text in users])
+        alike = said @ rows.T
+        parts = [
+            alike[turn, [places[number] for number in candidates]]
+            for turn, candidates in enumerate(lists)
+        ]
+        out["word_matches"] = np.concatenate(parts)
+        out["sentence_matches"] = rows @ rows.T
 
 
 def single_turns(
@@ -171,7 +216,8 @@ def single_turns(
     """
     lists = [encoded.turn_lists[d][t] for d, t in turns]
     flat = [number for chosen in history for number in chosen]
-    out = encoded.lists_of(lists, flat)
+    users = [encoded.dialogues[d].turns[t].user for d, t in turns]
+    out = encoded.lists_of(lists, users, flat)
     used = list(dict.fromkeys(lists))
     order = dict.fromkeys(number for i in used for number in encoded.lists[i])
     order |= dict.fromkeys(flat)

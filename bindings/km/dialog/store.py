@@ -21,6 +21,7 @@ from km.cache import atomic_write
 from km.dialog.diffks import DiffKS, Progression, Sampling
 from km.dialog.encoding import WordReader
 from km.dialog.language_model import HiddenStates, Projection, StateReader, TokenReader
+from km.dialog.matching import Matcher
 from km.dialog.vocabulary import SPECIAL, Vocabulary
 from km.errors import ArgumentError, BusyError, FormatError
 from km.result import canonical_json
@@ -68,6 +69,7 @@ def save_selector(selector: DiffKS, folder: str | os.PathLike[str], overwrite: b
         "parameters": selector.describe(),
         "none_text": selector._none_text,
         "vocabulary": _words(reader),
+        "match": None if selector._matcher is None else selector._matcher.weights,
         "curve": selector._progression.curve,
         "best_epoch": selector.best_epoch,
         "weights_sha256": _file_digest(place / WEIGHTS),
@@ -100,6 +102,8 @@ def load_selector(folder: str | os.PathLike[str], model: Model | None) -> DiffKS
     except (TypeError, KeyError) as error:
         raise FormatError(f"{place / FACTS}: does not describe a selector ({error})") from None
     _restore(place, selector, facts["vocabulary"], weights)
+    if selector.match:
+        selector._matcher = Matcher.from_facts(facts["match"], str(place / FACTS))
     return selector
 
 
