@@ -1,8 +1,8 @@
 /* check.c: what the file says about itself, and whether it is sound.
  *
  * SQLite's own checks cover pages and indexes, foreign keys the references. A model must not come
- * from itself. The digests cover what
- * SQLite cannot know: that the rows of a chunk are those that were measured.
+ * from itself. The digests cover what SQLite cannot know: that the rows of a chunk are those that
+ * were measured, and predictions and units those that were frozen.
  */
 
 #include <string.h>
@@ -135,9 +135,42 @@ done:
     return status;
 }
 
+static const char frozen_sql[] = "SELECT digest, content, 'prediction ' || id FROM predictions"
+                                 " UNION ALL SELECT digest, content, 'unit ' || digest FROM units";
+
+/* A frozen text that is not the one its digest was made of was changed by another program. */
+static km_status check_frozen(km_table *table, km_kb *kb, km_error *err) {
+    km_status status = KM_OK;
+    sqlite3_stmt *stmt = NULL;
+    bool row = false;
+    KM_GO(km__kb_prepare(&stmt, kb, frozen_sql, err));
+    for (;;) {
+        KM_GO(km__kb_step(&row, kb, stmt, err));
+        if (!row) {
+            break;
+        }
+        km_sha256 sha;
+        unsigned char digest[32];
+        char hex[65];
+        const char *stored = (const char *)sqlite3_column_text(stmt, 0);
+        const char *text = (const char *)sqlite3_column_text(stmt, 1);
+        km_sha256_init(&sha);
+        km_sha256_update(&sha, text == NULL ? "" : text, (size_t)sqlite3_column_bytes(stmt, 1));
+        km_sha256_final(&sha, digest);
+        km_sha256_hex(hex, digest);
+        if (stored == NULL || strcmp(stored, hex) != 0) {
+            KM_GO(
+                add_problem(table, "frozen text", (const char *)sqlite3_column_text(stmt, 2), err));
+        }
+    }
+done:
+    sqlite3_finalize(stmt);
+    return status;
+}
+
 km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err) {
     static const km_column_spec columns[] = {
-        {"what", KM_COLUMN_TEXT, "", "pages, references, lineage or chunk."},
+        {"what", KM_COLUMN_TEXT, "", "pages, references, lineage, frozen text or chunk."},
         {"problem", KM_COLUMN_TEXT, "", "What is wrong."},
     };
     km_status status = KM_OK;
@@ -149,6 +182,7 @@ km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err) {
     if (km_table_rows(table) == 0) {
         KM_GO(check_rows(table, kb, "references", references_sql, err));
         KM_GO(check_rows(table, kb, "lineage", circles_sql, err));
+        KM_GO(check_frozen(table, kb, err));
         if (full) {
             KM_GO(check_chunks(table, kb, err));
         }

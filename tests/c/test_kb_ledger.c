@@ -319,6 +319,30 @@ static void test_taxonomy_keeps_nodes(void **state) {
     km_kb_close(kb);
 }
 
+/* What another program changed in a frozen text is seen, in predictions and in units. */
+static void test_check_sees_changed_texts(void **state) {
+    fixture *f = *state;
+    km_error err = KM_ERROR_INIT;
+    km_kb *kb = open_ledger(f);
+    km_table *t = NULL;
+    int64_t n = 0;
+    km_test_ok(freeze(NULL, kb, above, &err), &err);
+    km_test_ok(km_kb_check(&t, kb, false, &err), &err);
+    assert_int_equal(km_table_rows(t), 0);
+    km_table_free(t);
+    km_test_ok(km__kb_exec(kb,
+                           "UPDATE predictions SET content = replace(content, '0.1', '0.01');"
+                           "UPDATE units SET content = replace(content, 'F32', 'F16')",
+                           &err),
+               &err);
+    km_test_ok(km_kb_check(&t, kb, false, &err), &err);
+    assert_int_equal(km_table_rows(t), 2);
+    assert_string_equal(km_table_text(t, 0, 0, &n), "frozen text");
+    assert_string_equal(km_table_text(t, 1, 0, &n), "prediction above");
+    km_table_free(t);
+    km_kb_close(kb);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         KB_TEST(test_freeze),
@@ -328,6 +352,7 @@ int main(void) {
         KB_TEST(test_controls),
         KB_TEST(test_bad_verdicts),
         KB_TEST(test_taxonomy_keeps_nodes),
+        KB_TEST(test_check_sees_changed_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
