@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH = 260.0  # of the axis, in points
+WIDTH = 210.0  # of the axis, in points
 EDGE = 8.0  # kept free at both ends
 
 

@@ -49,6 +49,8 @@ class Grid:
         What was left out.
     step : int
         From one embedded row to the next.
+    raw : bool
+        Rows as they were measured, which are shown when asked for.
     """
 
     id: str
@@ -58,6 +60,12 @@ class Grid:
     more: str | None = None
     note: str = ""
     step: int = 1
+    raw: bool = False
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is shown at once."""
+        return not self.raw and self.more is None
 
     def cells(self) -> Iterable[list[tuple[str, Any]]]:
         """Text and sorting value of the cells of each row."""
@@ -163,7 +171,19 @@ def plain_cell(cell: object) -> Any:
 
 def show(cell: object) -> str:
     """A cell as text."""
-    return cell if isinstance(cell, str) else format_cell(cell)
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, float) and math.isfinite(cell):
+        return _number(cell)
+    return format_cell(cell)
+
+
+def _number(x: float) -> str:
+    """Four significant digits, as the page's script writes them."""
+    if x.is_integer() and abs(x) < 1e15:
+        return str(int(x))
+    short = float(f"{x:.4g}")
+    return f"{short:.10f}".rstrip("0").rstrip(".") if 1e-5 <= abs(x) < 1e6 else f"{x:.4g}"
 
 
 def sortable(cell: object) -> Any:

@@ -30,6 +30,8 @@ class Kind:
         Tables that the result's method `series` makes.
     draw : callable or None
         Captions and pictures.
+    conclude : callable or None
+        Two sentences on a result that has no `conclusion` of its own.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Kind:
     tables: tuple[tuple[str, str], ...] = ()
     series: tuple[tuple[str, str], ...] = ()
     draw: Draw | None = None
+    conclude: Callable[[Any], str] | None = None
 
     def load(self, kb: KnowledgeBase, run: int) -> Any:
         """The result that the run recorded; None without a class for it."""
@@ -44,6 +47,12 @@ class Kind:
             return None
         module, _, name = self.place.rpartition(".")
         return getattr(import_module(module), name).from_knowledge_base(kb, run)
+
+    def concluding(self, result: Any) -> str:
+        """What a reader may conclude, and what not; "" where the measure does not say."""
+        if self.conclude is not None:
+            return self.conclude(result)
+        return str(getattr(result, "conclusion", "") or "")
 
     def tables_of(self, result: Any) -> Iterator[tuple[str, Table]]:
         """Captions and tables, those without rows left out."""
@@ -80,7 +89,17 @@ def _lens(kb: KnowledgeBase, run: int, result: Any) -> Drawn:
     )
 
 
-OVERSHADOWING = "overshadow.study"
+def _dialog(kb: KnowledgeBase, run: int, result: Any) -> Drawn:
+    from km import draw
+
+    yield "Nodes of the taxonomy that the answers came from, in order.", draw.dialog(kb, run=run)
+
+
+def _decoders(result: Any) -> str:
+    from km.studies.decoders_words import conclude
+
+    return conclude([result])
+
 
 KINDS: dict[str, Kind] = {
     "memorization.recall": Kind("Recall", "km.recall.Recall"),
@@ -144,7 +163,7 @@ KINDS: dict[str, Kind] = {
     "overshadow.rate": Kind("Overshadowing rates"),
     "overshadow.law": Kind("Law of overshadowing"),
     "overshadow.find": Kind("Search for overshadowing tokens"),
-    OVERSHADOWING: Kind(
+    "overshadow.study": Kind(
         "Overshadowing study",
         "km.studies.overshadow_result.OvershadowingStudy",
         (("scores", "Forecast curves by the counts they never saw"),),
@@ -163,8 +182,12 @@ KINDS: dict[str, Kind] = {
             ("shares", "Shares by file"),
             ("selection", "Settings chosen on validation items"),
         ),
+        conclude=_decoders,
     ),
-    "dialog.conversation": Kind("Conversation"),
+    "overshadow.forecast": Kind("Forecast of an overshadowing study"),
+    "overshadow.decoders_validation": Kind("Settings of decoders, on validation items"),
+    "conflict.family": Kind("Models trained on conflicting facts"),
+    "dialog.conversation": Kind("Conversation", draw=_dialog),
     "dialog.selection": Kind("Knowledge selection"),
 }
 

@@ -175,8 +175,8 @@ def _models(kb: KnowledgeBase, grids: Grids) -> Grid:
     names = ("model", "precision", "architecture", "parameters", "fingerprint", "recorded")
     heads = [Head(name, number=name == "parameters") for name in names]
     rows = kb.query(
-        "SELECT name, precision, architecture, n_parameters, fingerprint, recorded FROM models"
-        " ORDER BY id"
+        "SELECT name, precision, architecture, n_parameters, substr(fingerprint, 1, 12),"
+        " substr(recorded, 1, 10) FROM models ORDER BY id"
     )
     return grids.of_rows("Models", heads, [list(row.values()) for row in rows.rows()])
 

@@ -115,12 +115,15 @@ def run_page(
             from km.report.recall import recall_parts
 
             page.recall = recall_parts(kb, result, pictures)
-        _say(page, result)
+        _say(page, kind, result)
+    if result is not None or not kind.place:
         _draw(page, kind, kb, result, pictures)
-        for caption, table in kind.tables_of(result):
-            page.grids += grids.of_table(caption, table, where=_where(kb, run))
+    tables = [] if result is None else list(kind.tables_of(result))
+    for caption, table in tables:
+        page.grids += grids.of_table(caption, table, where=_where(kb, run))
     page.grids += _evidence(kb, run, grids)
-    page.grids += _rows(kb, run, grids, page, dict(getattr(result, "chunks", None) or ()))
+    known = dict(getattr(result, "chunks", None) or ())
+    page.grids += _rows(kb, run, grids, page, known, [table for _, table in tables])
     page.facts = _facts(row, provenance)
     page.commands = _commands(kb, row)
     return page
@@ -142,9 +145,9 @@ def _load(kind: Kind, kb: KnowledgeBase, page: RunPage) -> Any:
         return None
 
 
-def _say(page: RunPage, result: Any) -> None:
+def _say(page: RunPage, kind: Kind, result: Any) -> None:
     """Conclusion and findings, which are a table or lines."""
-    page.conclusion = str(getattr(result, "conclusion", "") or "")
+    page.conclusion = kind.concluding(result)
     found = getattr(result, "findings", None)
     lines = getattr(result, "lines", None)
     if isinstance(found, Table):
@@ -201,9 +204,14 @@ def _evidence(kb: KnowledgeBase, run: int, grids: Grids) -> list[Grid]:
 
 
 def _rows(
-    kb: KnowledgeBase, run: int, grids: Grids, page: RunPage, known: Mapping[str, Table]
+    kb: KnowledgeBase,
+    run: int,
+    grids: Grids,
+    page: RunPage,
+    known: Mapping[str, Table],
+    shown: Sequence[Table],
 ) -> list[Grid]:
-    """The rows of the run's chunks, one grid for each set of columns."""
+    """The rows of the run's chunks that are not shown yet, one grid for each set of columns."""
     keys = kb.query(
         "SELECT c.key, c.columns, c.n_rows FROM run_chunks AS rc"
         " JOIN chunks AS c ON c.id = rc.chunk WHERE rc.run = ? ORDER BY c.id",
@@ -215,15 +223,23 @@ def _rows(
             by_columns.setdefault(row["columns"], []).append(row["key"])
     if len(keys) > MAX_CHUNKS:
         page.notes.append(f"Rows of the first {MAX_CHUNKS:,} of {len(keys):,} chunks were read.")
-    out: list[Grid] = []
-    for number, names in enumerate(by_columns.values(), start=1):
+    tables = []
+    for names in by_columns.values():
         found = (known.get(key) or kb.load_chunk(key) for key in names)
-        tables = [table for table in found if table is not None]
-        which = f", part {number} of {len(by_columns)}" if len(by_columns) > 1 else ""
-        if tables:
-            caption = f"Measured rows of run {run}{which}"
-            out += grids.of_table(caption, Table.concat(tables), where=_where(kb, run))
+        table = Table.concat(table for table in found if table is not None)
+        if not any(_same(table, other) for other in shown):
+            tables.append(table)
+    out: list[Grid] = []
+    for number, table in enumerate(tables, start=1):
+        which = f", part {number} of {len(tables)}" if len(tables) > 1 else ""
+        out += grids.of_table(f"Measured rows of run {run}{which}", table, where=_where(kb, run))
+    for grid in out:
+        grid.raw = True
     return out
+
+
+def _same(a: Table, b: Table) -> bool:
+    return a.names == b.names and len(a) == len(b) and a.to_jsonl() == b.to_jsonl()
 
 
 def _where(kb: KnowledgeBase, run: int) -> str:
