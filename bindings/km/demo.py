@@ -45,6 +45,12 @@ RELATIONS = (
 )
 PER_RELATION = 16
 SEED = 0
+QUESTIONS = (
+    "How well does the model here know capitals?",
+    "What is knowledge overshadowing?",
+    "And what speaks against it?",
+    "Which wine goes with salmon?",
+)
 
 
 def _followed(recall: Recall) -> list[dict[str, Any]]:
@@ -71,6 +77,17 @@ def _follow(model: Model, recall: Recall, kb: KnowledgeBase) -> list[LensResult]
         kb.record(lens)
         followed.append(lens)
     return followed[::-1]
+
+
+def _talk(model: Model, kb: KnowledgeBase) -> None:
+    """Ask the knowledge base a few questions, once."""
+    from km.dialog.conversation import CONVERSATION_ID, chat
+
+    sql = "SELECT count(*) AS n FROM runs WHERE measure = ? AND status = 'done'"
+    if kb.query(sql, [CONVERSATION_ID])["n"] == [0]:
+        with chat(kb, model=model) as talk:
+            for question in QUESTIONS:
+                talk.ask(question)
 
 
 def _draw(recall: Recall, lens: LensResult, kb: KnowledgeBase, out: Path) -> None:
@@ -136,6 +153,8 @@ def run_demo(
         recall = memorization(model, facts, templates=0, seed=SEED, kb=kb)
         lenses = _follow(model, recall, kb)
         print(f"km: followed {len(lenses)} facts through the layers", flush=True)
+        _talk(model, kb)
+        print(f"km: asked the knowledge base {len(QUESTIONS)} questions (km dialog)", flush=True)
         print(f"km: drawing and writing the report into {folder}", flush=True)
         _draw(recall, lenses[0], kb, folder)
         write_report(kb, folder / "report.html")
