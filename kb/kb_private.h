@@ -129,6 +129,28 @@ KM_NODISCARD km_status km__kb_decode_columns(km_table **out, km_ctx *ctx, const 
 KM_NODISCARD km_status km__kb_decode_row(km_table *table, const char *json, size_t n,
                                          km_error *err);
 
+/* ---- ledger.c ---- */
+
+/* Keep a prediction or a unit given as its canonical JSON text, inside a transaction; `digest` is
+ * of exactly these bytes. The rules of km_kb_freeze hold. */
+KM_NODISCARD km_status km__kb_put_prediction(char digest[65], km_kb *kb, const json_t *text,
+                                             km_error *err);
+KM_NODISCARD km_status km__kb_put_unit(char digest[65], km_kb *kb, const json_t *text,
+                                       const char *model, km_error *err);
+/* KM_EINVAL, saying why, when a run cannot count for a frozen prediction. */
+KM_NODISCARD km_status km__kb_check_counts(km_kb *kb, int64_t freezing, int64_t run, km_error *err);
+
+/* ---- merge.c, merge_ledger.c: inside a merge, which has staged their_... and run_map ---- */
+
+/* Put a line on the list of what happened: "added", "differs", "refused". */
+KM_NODISCARD km_status km__kb_merge_note(km_kb *kb, const char *what, const char *outcome,
+                                         int64_t n, const char *key, const char *theirs,
+                                         km_error *err);
+/* The line for n new rows; none for 0. */
+KM_NODISCARD km_status km__kb_merge_added(km_kb *kb, const char *what, int64_t n, km_error *err);
+/* Predictions, units, freezings and verdicts. `path` names the other file in messages. */
+KM_NODISCARD km_status km__kb_merge_ledger(km_kb *kb, const char *path, km_error *err);
+
 /* ---- search.c ---- */
 
 /* Index what `searchable` has of one kind; `ref` NULL: all that is not indexed yet. */

@@ -159,20 +159,17 @@ static const char insert_freezing[] =
     "INSERT INTO freezings (prediction, unit, basis, frozen) VALUES (?1, ?2, ?3, " NOW ")"
     " ON CONFLICT (prediction, unit, basis) DO NOTHING";
 
-static km_status freeze_one(int64_t *n_new, km_kb *kb, const json_t *text, const char *unit,
-                            const char *basis, km_error *err) {
+km_status km__kb_put_prediction(char digest[65], km_kb *kb, const json_t *text, km_error *err) {
     km_status status = KM_OK;
     content p;
     KM_GO(read_content(&p, "prediction", text, err));
     KM_GO(check_unchanged(kb, &p, err));
     KM_GO(check_nodes(kb, &p, err));
     const char *const row[] = {p.digest, p.text};
-    const char *const freezing[] = {p.digest, unit, basis};
     KM_GO(run_texts(kb, insert_prediction, row, 2, err));
     KM_GO(run_texts(kb, insert_nodes, row, 2, err));
     KM_GO(run_texts(kb, insert_rivals, row, 2, err));
-    KM_GO(run_texts(kb, insert_freezing, freezing, 3, err));
-    *n_new += sqlite3_changes(kb->db);
+    memcpy(digest, p.digest, sizeof p.digest);
 done:
     if (status != KM_OK && p.object != NULL) {
         km_error_prefix(err, "prediction '%.80s'", text_of(&p, "id"));
@@ -181,26 +178,44 @@ done:
     return status;
 }
 
-static km_status freeze_all(int64_t *n_new, km_kb *kb, const json_t *request, km_error *err) {
+km_status km__kb_put_unit(char digest[65], km_kb *kb, const json_t *text, const char *model,
+                          km_error *err) {
     km_status status = KM_OK;
     content unit;
+    KM_GO(read_content(&unit, "unit", text, err));
+    const char *const row[] = {unit.digest, unit.text, model};
+    KM_GO(run_texts(kb, insert_unit, row, 3, err));
+    memcpy(digest, unit.digest, sizeof unit.digest);
+done:
+    json_decref(unit.object);
+    return status;
+}
+
+static km_status freeze_one(int64_t *n_new, km_kb *kb, const json_t *text, const char *unit,
+                            const char *basis, km_error *err) {
+    char digest[65];
+    KM_TRY(km__kb_put_prediction(digest, kb, text, err));
+    const char *const freezing[] = {digest, unit, basis};
+    KM_TRY(run_texts(kb, insert_freezing, freezing, 3, err));
+    *n_new += sqlite3_changes(kb->db);
+    return KM_OK;
+}
+
+static km_status freeze_all(int64_t *n_new, km_kb *kb, const json_t *request, km_error *err) {
+    char unit[65];
     size_t i;
     json_t *text;
     const char *model = json_string_value(json_object_get(request, "model"));
     const char *basis = json_string_value(json_object_get(request, "basis"));
-    KM_GO(read_content(&unit, "unit", json_object_get(request, "unit"), err));
     const json_t *predictions = json_object_get(request, "predictions");
     if (model == NULL || !json_is_array(predictions)) {
-        KM_FAIL(err, KM_EINVAL, "'model' must be a text and 'predictions' an array");
+        return KM_SET(err, KM_EINVAL, "'model' must be a text and 'predictions' an array");
     }
-    const char *const row[] = {unit.digest, unit.text, model};
-    KM_GO(run_texts(kb, insert_unit, row, 3, err));
+    KM_TRY(km__kb_put_unit(unit, kb, json_object_get(request, "unit"), model, err));
     json_array_foreach(predictions, i, text) {
-        KM_GO(freeze_one(n_new, kb, text, unit.digest, basis == NULL ? "before" : basis, err));
+        KM_TRY(freeze_one(n_new, kb, text, unit, basis == NULL ? "before" : basis, err));
     }
-done:
-    json_decref(unit.object);
-    return status;
+    return KM_OK;
 }
 
 km_status km_kb_freeze(int64_t *out, km_kb *kb, const char *json, size_t n, km_error *err) {
@@ -251,7 +266,7 @@ static km_status check_run(km_kb *kb, int64_t run, km_error *err) {
     return found ? KM_OK : KM_SET(err, KM_ENOTFOUND, "there is no run %lld", (long long)run);
 }
 
-static km_status check_counts(km_kb *kb, int64_t freezing, int64_t run, km_error *err) {
+km_status km__kb_check_counts(km_kb *kb, int64_t freezing, int64_t run, km_error *err) {
     km_status status = KM_OK;
     sqlite3_stmt *stmt = NULL;
     bool row = false;
@@ -344,7 +359,7 @@ km_status km_kb_put_verdict(int64_t *out, km_kb *kb, int64_t run, const char *js
         (void)json_object_del(verdict, keys[i]);
     }
     KM_GO(check_run(kb, run, err));
-    KM_GO(check_counts(kb, freezing, run, err));
+    KM_GO(km__kb_check_counts(kb, freezing, run, err));
     KM_GO(insert(&id, kb, verdict, freezing, run, err));
 done:
     json_decref(verdict);

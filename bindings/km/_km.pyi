@@ -1365,3 +1365,12 @@ class KnowledgeBase:
         """Facts about the file."""
     def check(self, full: bool = False) -> Table:
         """Problems of the file, one a row; none when it is sound."""
+    def merge(self, path: _Path, progress: Callable[[int, int], object] | None = None) -> Table:
+        """Bring in what another base holds; a list of what happened."""
+    def snapshot(
+        self,
+        path: _Path,
+        overwrite: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Copy the base to a file of its own while it is used."""

@@ -482,6 +482,49 @@ static PyObject *kb_questions(PyObject *module, PyObject *const *args, Py_ssize_
     return result;
 }
 
+/* ---- whole files: progress and Ctrl-C ---- */
+
+static PyObject *kb_merge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames) {
+    kb_call call;
+    PyObject *result = NULL, *shown = NULL, *progress = NULL;
+    const char *path = NULL;
+    if (enter(&call, object, KM_SIG_KnowledgeBase_merge, args, nargs, kwnames) &&
+        km_arg_path(&call.in, "path", &path, &shown) &&
+        km_arg_callable(&call.in, "progress", &progress)) {
+        km_status status;
+        km_table *table = NULL;
+        km_py_tick tick;
+        km_py_tick_begin(&tick, progress);
+        status = km_kb_merge(&table, call.self->kb, path, km_py_tick_call, &tick, &call.err);
+        km_py_tick_end(&tick);
+        result = status == KM_OK ? km_py_table_wrap(call.state, table)
+                                 : km_py_raise_path(&call.state->errors, &call.err, shown);
+    }
+    return leave(&call, result);
+}
+
+static PyObject *kb_snapshot(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames) {
+    kb_call call;
+    PyObject *result = NULL, *shown = NULL, *progress = NULL;
+    const char *path = NULL;
+    bool overwrite = false;
+    if (enter(&call, object, KM_SIG_KnowledgeBase_snapshot, args, nargs, kwnames) &&
+        km_arg_path(&call.in, "path", &path, &shown) &&
+        km_arg_bool(&call.in, "overwrite", &overwrite) &&
+        km_arg_callable(&call.in, "progress", &progress)) {
+        km_status status;
+        km_py_tick tick;
+        km_py_tick_begin(&tick, progress);
+        status = km_kb_snapshot(call.self->kb, path, overwrite, km_py_tick_call, &tick, &call.err);
+        km_py_tick_end(&tick);
+        result = status == KM_OK ? Py_NewRef(Py_None)
+                                 : km_py_raise_path(&call.state->errors, &call.err, shown);
+    }
+    return leave(&call, result);
+}
+
 /* ---- properties ---- */
 
 static PyObject *get_path(PyObject *object, void *closure) {
@@ -508,13 +551,13 @@ static PyObject *get_warning(PyObject *object, void *closure) {
 
 #define KB_ENTRY(name) KM_METHOD(#name, kb_##name, KM_DOC_KnowledgeBase_##name)
 static PyMethodDef kb_methods[] = {
-    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),     KB_ENTRY(rollback),
-    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),  KB_ENTRY(put_texts),
-    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run), KB_ENTRY(find_run),
-    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk), KB_ENTRY(use_chunk),
-    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),     KB_ENTRY(info),
-    KB_ENTRY(put_lineage),   KB_ENTRY(check),       KB_ENTRY(freeze),     KB_ENTRY(put_verdict),
-    {NULL, NULL, 0, NULL},
+    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),      KB_ENTRY(rollback),
+    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),   KB_ENTRY(put_texts),
+    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run),  KB_ENTRY(find_run),
+    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk),  KB_ENTRY(use_chunk),
+    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),      KB_ENTRY(info),
+    KB_ENTRY(put_lineage),   KB_ENTRY(check),       KB_ENTRY(freeze),      KB_ENTRY(put_verdict),
+    KB_ENTRY(merge),         KB_ENTRY(snapshot),    {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef kb_getset[] = {

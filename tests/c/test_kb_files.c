@@ -447,8 +447,8 @@ static void test_accessors_and_texts(void **state) {
     km_kb_close(kb);
 }
 
-/* How tests/golden_data/kb_v1.db was made when the schema was at version 1, and kb_v2.db when it
- * was at version 2 (the first without lineage): KM_MAKE_KB=path test_kb_files. */
+/* How tests/golden_data/kb_v1.db was made when the schema was at version 1, kb_v2.db at version 2
+ * and kb_v3.db at version 3 (the first without lineage): KM_MAKE_KB=path test_kb_files. */
 static void make_file(const char *path) {
     km_error err = KM_ERROR_INIT;
     int64_t n = 0;

@@ -186,8 +186,30 @@ KM_API KM_NODISCARD km_status km_kb_info(km_table **out, km_kb *kb, km_error *er
  * problem; none when sound. */
 KM_API KM_NODISCARD km_status km_kb_check(km_table **out, km_kb *kb, bool full, km_error *err);
 
+/* ---- whole files ---- */
+
+/* Bring in what another base of the same schema version holds: taxonomy, models, facts, texts,
+ * runs, chunks, evidence, lineage and ledger, by their natural keys (fingerprints, ids, content
+ * keys, digests). One transaction; the other file is only read. *out lists what happened as rows
+ * (what, outcome, n, key, ours, theirs): outcome "added" with how many, "went on" for runs that
+ * were still running here, "earlier" for freezings that the other file has from before, "differs"
+ * for one key with other values (ours stay; chunks are noted in `conflicts` too), "refused" for
+ * what the rules here do not accept. Merging again adds nothing. `fn` (NULL allowed) is told of the
+ * chunks read. Errors: KM_ENOTFOUND without such a file, KM_EFORMAT when it is damaged or not what
+ * km writes, KM_EUNSUPPORTED for another schema version, KM_ECANCELLED; after each of them this
+ * base is as it was. */
+KM_API KM_NODISCARD km_status km_kb_merge(km_table **out, km_kb *kb, const char *path,
+                                          km_tick_fn fn, void *payload, km_error *err);
+/* Copy the base to a file of its own while it is used, also by other processes. The copy is the
+ * state at one moment; `path` holds the whole copy or what it held before. `fn` (NULL allowed) is
+ * told of the pages copied. Errors: KM_EINVAL when `path` is the base, no plain file, or there
+ * without `overwrite`; KM_ESTATE inside a transaction, or when `path` is a database in use; KM_EIO,
+ * KM_ECANCELLED. */
+KM_API KM_NODISCARD km_status km_kb_snapshot(km_kb *kb, const char *path, bool overwrite,
+                                             km_tick_fn fn, void *payload, km_error *err);
+
 /* Schema version this library writes. */
-#define KM_KB_SCHEMA_VERSION 3
+#define KM_KB_SCHEMA_VERSION 4
 
 #ifdef __cplusplus
 }
