@@ -64,6 +64,26 @@ static bool run(diffks_call *call, km_py_work work, void *payload) {
     return km_py_run(&call->state->errors, call->self->ctx, work, payload, NULL);
 }
 
+/* Batches of at most this many words take a few milliseconds: short enough to be waited for without
+ * looking at signals, and too short to be worth a thread of their own. */
+#define SHORT_BATCH 4096
+
+static bool is_short(const km_diffks_batch *batch) {
+    return batch->sentence_offsets[batch->n_sentences] + batch->context_offsets[batch->n_turns] <=
+           SHORT_BATCH;
+}
+
+static bool run_here(diffks_call *call, km_py_work work, void *payload) {
+    km_error err = KM_ERROR_INIT;
+    PyThreadState *thread = PyEval_SaveThread();
+    const km_status status = work(payload, &err);
+    PyEval_RestoreThread(thread);
+    if (status != KM_OK) {
+        km_py_raise(&call->state->errors, &err);
+    }
+    return status == KM_OK && PyErr_CheckSignals() == 0;
+}
+
 static bool bad_argument(const km_args *in, const char *name, const char *wanted) {
     km_py_raise_format(in->errors, KM_EINVAL, "%s(): '%s' must be %s", in->signature->name, name,
                        wanted);
@@ -608,7 +628,7 @@ static PyObject *select_results(diffks_call *call, select_job *job, bool explain
     arrays[3] =
         explain ? new_result(call, KM_F32, n, most, &job->out.contributions) : Py_NewRef(Py_None);
     if (arrays[0] != NULL && arrays[1] != NULL && arrays[2] != NULL && arrays[3] != NULL &&
-        run(call, run_select, job)) {
+        (is_short(&job->batch) ? run_here(call, run_select, job) : run(call, run_select, job))) {
         result = PyTuple_Pack(4, arrays[0], arrays[1], arrays[2], arrays[3]);
     }
     for (int i = 0; i < 4; i++) {

@@ -566,9 +566,10 @@ static void test_pass_bytes(void **state) {
     setup_clear(&s);
 }
 
-/* Too many weights, and a pass that would hold a thousand million numbers, are refused at once. */
+/* Too many weights, and a pass of a million turns with a million candidates each, are refused at
+ * once, whatever memory the machine has. */
 static void test_refuses_memory(void **state) {
-    enum { TURNS = 3000, CANDIDATES = 50000 };
+    enum { TURNS = 1 << 20, CANDIDATES = 1 << 20 };
     (void)state;
     km_ctx *ctx = km_test_ctx(1);
     km_diffks *model = NULL;
@@ -579,7 +580,8 @@ static void test_refuses_memory(void **state) {
     assert_non_null(strstr(err.message, "available"));
     km_ctx_free(ctx);
     setup s;
-    int64_t *zeros = calloc(CANDIDATES + 1, sizeof(int64_t)), chosen[TURNS];
+    int64_t *zeros = calloc(CANDIDATES + 1, sizeof(int64_t));
+    int64_t *chosen = calloc(TURNS, sizeof(int64_t));
     const int64_t list[] = {0, CANDIDATES}, dialogue[] = {0, TURNS};
     km_diffks_batch batch = sb_batch();
     const km_diffks_options options = {.history = KM_DIFFKS_OWN};
@@ -594,6 +596,7 @@ static void test_refuses_memory(void **state) {
     km_error_clear(&err);
     assert_int_equal(km_diffks_select(&out, s.model, &batch, &options, &err), KM_ENOMEM);
     assert_non_null(strstr(err.message, "fewer dialogues"));
+    free(chosen);
     free(zeros);
     setup_clear(&s);
 }
