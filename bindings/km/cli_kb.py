@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
@@ -22,8 +22,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     kb = subparsers.add_parser("kb", help="look into a knowledge base")
     commands = kb.add_subparsers(dest="kb_command", metavar="COMMAND", required=True)
 
-    info = _command(commands, "info", "what the file holds, and whether it is sound")
-    info.add_argument("--check", action="store_true", help="check pages, references and digests")
+    info = _command(commands, "info", "what the file holds")
     info.set_defaults(handler=run_info)
 
     search = _command(commands, "search", "find nodes, works, facts and texts")
@@ -57,6 +56,31 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     datasette.add_argument("-o", "--out", metavar="FILE", required=True, help="the .json file")
     datasette.set_defaults(handler=run_datasette)
 
+    _add_file_commands(commands)
+
+
+def _add_file_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """What concerns a whole file: check, export, merge, snapshot, upgrade."""
+    check = _command(commands, "check", "whether the file is sound; exit code 1 when it is not")
+    check.add_argument("--quick", action="store_true", help="leave indexes and digests out")
+    check.set_defaults(handler=run_check)
+
+    export = _command(commands, "export", "write every table to a file of its own")
+    export.add_argument("--out", metavar="DIR", required=True, help="a folder that is not there")
+    export.add_argument("--format", choices=("json", "parquet"), default="json")
+    export.set_defaults(handler=run_export)
+
+    merge = _command(commands, "merge", "bring in what another knowledge base holds")
+    merge.add_argument("other", metavar="OTHER", help="the other file, which is only read")
+    merge.set_defaults(handler=run_merge)
+
+    snapshot = _command(commands, "snapshot", "copy the file, also while it is written to")
+    snapshot.add_argument("out", metavar="OUT", help="where the copy goes")
+    snapshot.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    snapshot.set_defaults(handler=run_snapshot)
+
     upgrade = commands.add_parser(
         "upgrade",
         help="bring a file of an older km up to date",
@@ -67,21 +91,16 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """``km kb info``; exit code 1 when --check finds a problem."""
+    """``km kb info``."""
     with _open(args.kb) as kb:
-        facts: dict[str, Any] = dict(kb.info())
-        problems = list(kb.check(full=True).rows()) if args.check else []
-    if args.check:
-        facts["problems"] = len(problems)
+        facts = kb.info()
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
         width = max(len(name) for name in facts)
         for name, value in facts.items():
             print(f"{name:{width}}  {value}")
-    for problem in problems:
-        print(f"km: {problem['what']}: {problem['problem']}", file=sys.stderr)
-    return 1 if problems else 0
+    return 0
 
 
 def run_search(args: argparse.Namespace) -> int:
@@ -135,13 +154,76 @@ def run_datasette(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_upgrade(args: argparse.Namespace) -> int:
-    """``km kb upgrade``; a file that is not there is not made."""
-    from km.errors import NotFoundError
+def run_check(args: argparse.Namespace) -> int:
+    """``km kb check``; exit code 1 when there is a problem."""
+    with _open(args.kb) as kb:
+        problems = kb.check(full=not args.quick)
+    if args.json:
+        sys.stdout.write(problems.to_jsonl() or "")
+    elif len(problems):
+        for problem in problems.rows():
+            print(f"{problem['what']}: {problem['problem']}")
+    else:
+        print(f"{args.kb}: sound")
+    return 1 if len(problems) else 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """``km kb export``."""
+    with _open(args.kb) as kb:
+        rows = kb.export(args.out, args.format)
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        print(f"{args.out}: {len(rows)} tables, {sum(rows.values())} rows")
+    return 0
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """``km kb merge``; exit code 1 when something differs or was refused."""
     from km.kb import KnowledgeBase
 
-    if not os.path.isfile(args.kb):
-        raise NotFoundError(f"{args.kb}: there is no such file")
+    _check_file(args.kb)
+    with KnowledgeBase(args.kb) as kb:
+        happened = kb.merge(args.other)
+    rows = list(happened.rows())
+    if args.json:
+        sys.stdout.write(happened.to_jsonl() or "")
+    for row in rows if not args.json else ():
+        about = "" if row["key"] is None else f" {row['key']}"
+        print(f"{row['what']}: {row['n']} {row['outcome']}{about}")
+        for side in ("ours", "theirs"):
+            if row[side] is not None:
+                print(f"    {side}: {row[side]}")
+    if not rows and not args.json:
+        print("nothing new")
+    return 1 if any(row["outcome"] in ("differs", "refused") for row in rows) else 0
+
+
+def run_snapshot(args: argparse.Namespace) -> int:
+    """``km kb snapshot``."""
+    with _open(args.kb) as kb:
+        kb.snapshot(args.out, overwrite=args.overwrite)
+    if args.json:
+        print(json.dumps({"path": args.out, "bytes": os.path.getsize(args.out)}))
+    else:
+        print(f"{args.out}: {os.path.getsize(args.out)} bytes")
+    return 0
+
+
+def _check_file(path: str) -> None:
+    """Refuse a file that is not there, which opening for writing would make."""
+    from km.errors import NotFoundError
+
+    if not os.path.isfile(path):
+        raise NotFoundError(f"{path}: there is no such file")
+
+
+def run_upgrade(args: argparse.Namespace) -> int:
+    """``km kb upgrade``; a file that is not there is not made."""
+    from km.kb import KnowledgeBase
+
+    _check_file(args.kb)
     with KnowledgeBase(args.kb) as kb:
         facts = kb.info()
     print(f"{args.kb}: schema version {facts['schema_version']}")

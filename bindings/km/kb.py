@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from km import _km
 from km.display import escape, mapping_html, table_html
 from km.errors import ArgumentError, NotFoundError
+from km.progress import Progress, ProgressReporter
 from km.result import Result, canonical_json
 from km.table import Table
 
@@ -469,6 +470,70 @@ class KnowledgeBase:
             Also every index and the digest of every chunk; reads the whole file.
         """
         return Table.wrap(self._kb.check(full))
+
+    # ---- whole files ----
+
+    def merge(self, path: str | os.PathLike[str], *, progress: Progress = None) -> Table:
+        """Bring in what another knowledge base holds; the other file is only read.
+
+        Models are matched by fingerprint, facts, texts, works and nodes by id, runs and chunks by
+        content key, predictions and units by digest. It all happens or nothing of it, and merging
+        again adds nothing.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The other base, of the same schema version.
+        progress : bool or callable(done, total, info), optional
+            Default: a bar on a terminal.
+
+        Returns
+        -------
+        Table
+            What happened, as what (the table), outcome, n, key, ours, theirs. Outcomes: "added"
+            (n rows), "went on" (runs that were still running here), "earlier" (freezings that the
+            other file has from before), "differs" (the same key with other values: ours stay, and
+            measurements are noted in ``conflicts``), "refused" (what the rules here do not accept).
+
+        Raises
+        ------
+        FormatError
+            Damaged, or not what km writes.
+        UnsupportedError
+            Of another schema version.
+        """
+        with ProgressReporter(progress, "merging", "chunk") as report:
+            return Table.wrap(self._kb.merge(path, report))
+
+    def snapshot(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress = None,
+    ) -> None:
+        """Copy the base to a file of its own, also while other processes write to it.
+
+        The copy is the state at one moment. `path` holds all of it, or what it held before.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+        overwrite : bool
+            Replace a file that is there.
+        progress : bool or callable(done, total, info), optional
+            Default: a bar on a terminal.
+        """
+        with ProgressReporter(progress, "copying", "page") as report:
+            self._kb.snapshot(path, overwrite, report)
+
+    def export(
+        self, folder: str | os.PathLike[str], format: Literal["json", "parquet"] = "json"
+    ) -> dict[str, int]:
+        """Write every table to a file of its own: :func:`km.kb_export.export`."""
+        from km.kb_export import export
+
+        return export(self, folder, format)
 
     @property
     def taxonomy(self) -> Taxonomy:
