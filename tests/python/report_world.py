@@ -15,6 +15,7 @@ from km.table import Column, Table
 HOSTILE = "<img src=x onerror=alert(1)>"
 ENDING = "</script><script>alert(2)</script>\u2028"
 MEASURE = "user.toy"
+TALK = "dialog.conversation"
 NODE = "memorization"
 N_ROWS = 100_000
 MODEL = {
@@ -42,6 +43,7 @@ def build(path: Path, n_rows: int = N_ROWS) -> None:
         kb.add_facts([{"id": "r/1", "relation": "r", "subject": HOSTILE, "answers": [ENDING]}])
         _judge(kb)
         kb.record(_result(n_rows))
+        _talk(kb)
 
 
 def _taxonomy() -> dict[str, Any]:
@@ -80,6 +82,17 @@ def _judge(kb: km.KnowledgeBase) -> None:
             kb, run, chosen[word], unit, estimate=estimate, low=low, high=high, n=n,
             rows=f"SELECT {ENDING}", command=f"km {HOSTILE}",
         )  # fmt: skip
+    kb.finish_run(run)
+
+
+def _talk(kb: km.KnowledgeBase) -> None:
+    """A conversation of two turns as the knowledge base keeps one."""
+    columns = [("turn", "int64"), ("user", "text"), ("response", "text"), ("node", "text"),
+               ("source", "text"), ("chosen", "bool")]  # fmt: skip
+    rows = [[1, 1, 2], [f"Is {HOSTILE} kept?"] * 2 + ["Wine?"], ["It is."] * 2 + ["No answer."],
+            [NODE, "root", None], ["work:x", None, None], [True, False, False]]  # fmt: skip
+    run = kb.begin_run({"measure": TALK, "version": 1, "parameters": {}, "model": MODEL})
+    kb.store_chunk(run, "1" * 64, Table(columns, rows))
     kb.finish_run(run)
 
 

@@ -17,7 +17,7 @@ from km.report import write_report
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-SECTIONS = ("overview", "verdicts", "taxonomy", "runs", "run-1", "run-2")
+SECTIONS = ("overview", "verdicts", "taxonomy", "runs", "run-1", "run-2", "run-3")
 Page = Any  # playwright is not needed to import this file
 
 
@@ -147,6 +147,15 @@ def test_verdicts_stand_by_their_figures(opened: Page) -> None:
         assert (point > null, point < null) == (estimate > 0, estimate < 0)
     opened.locator("#prediction-toy-consistent-1 summary").click()
     assert opened.get_by_text("An interval below 0.").first.is_visible()
+
+
+def test_a_conversation_is_told(opened: Page) -> None:
+    go(opened, "run-3")
+    turns = opened.locator("#run-3 ol.turns li").all_inner_texts()
+    assert [turn.split("\n")[0] for turn in turns] == [f"Is {HOSTILE} kept?", "Wine?"]
+    assert "rests on Memorization, work:x" in turns[0] and "no sentence" in turns[1]
+    opened.locator("#run-3 ol.turns a").click()
+    opened.wait_for_function("document.getElementById('taxonomy').classList.contains('open')")
 
 
 # ---- tables ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,17 @@ class FindingGroup:
 
 
 @dataclass
+class Turn:
+    """A turn of a conversation, with the node that its answer rests on."""
+
+    user: str
+    response: str
+    node: str
+    name: str
+    source: str
+
+
+@dataclass
 class RunPage:
     """What a run's page shows.
 
@@ -47,6 +59,8 @@ class RunPage:
     lines : list of str
         What was found, in words.
     findings : list of FindingGroup
+    turns : list of Turn
+        Of a conversation.
     recall : dict or None
         What the template of recall needs.
     grids : list of Grid
@@ -67,6 +81,7 @@ class RunPage:
     conclusion: str = ""
     lines: list[str] = field(default_factory=list)
     findings: list[FindingGroup] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     recall: dict[str, Any] | None = None
     verdicts: list[Any] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
@@ -116,6 +131,8 @@ def run_page(
 
             page.recall = recall_parts(kb, result, pictures)
         _say(page, kind, result)
+    if measure == "dialog.conversation":
+        page.turns = _turns(kb, run)
     if result is not None or not kind.place:
         _draw(page, kind, kb, result, pictures)
     tables = [] if result is None else list(kind.tables_of(result))
@@ -137,7 +154,7 @@ def _about(row: Mapping[str, Any]) -> str:
 def _load(kind: Kind, kb: KnowledgeBase, page: RunPage) -> Any:
     try:
         return kind.load(kb, page.run)
-    except (Error, KeyError, ValueError) as error:
+    except (Error, LookupError, ValueError) as error:
         page.notes.append(
             "This version of km cannot read the run as a whole, so its findings and pictures are "
             f"missing here: {error}"
@@ -169,6 +186,23 @@ def finding_groups(rows: Iterable[Mapping[str, Any]]) -> list[FindingGroup]:
         line = axis(own, 0.0)
         out.append(FindingGroup(unit, line, [(row, line.mark(row)) for row in own]))
     return out
+
+
+def _turns(kb: KnowledgeBase, run: int) -> list[Turn]:
+    """What was asked and answered, in order."""
+    rows = kb.query(
+        "SELECT m.data FROM run_chunks AS rc JOIN measurements AS m ON m.chunk = rc.chunk"
+        " WHERE rc.run = ? ORDER BY rc.chunk, m.row",
+        [run],
+    )
+    names = {row["id"]: row["name"] for row in kb.query("SELECT id, name FROM nodes").rows()}
+    turns: dict[int, Turn] = {}
+    for row in (json.loads(data) for data in rows["data"]):
+        turn = turns.setdefault(row["turn"], Turn(row["user"], row["response"], "", "", ""))
+        if row.get("chosen"):
+            turn.node, turn.source = row.get("node") or "", row.get("source") or ""
+            turn.name = names.get(turn.node, "")
+    return list(turns.values())
 
 
 def _draw(page: RunPage, kind: Kind, kb: KnowledgeBase, result: Any, pictures: Pictures) -> None:
