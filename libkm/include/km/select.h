@@ -76,6 +76,7 @@ KM_API KM_NODISCARD km_status km_diffks_new(km_diffks **out, km_ctx *ctx,
                                             km_error *err);
 /* NULL is a no-op; the context must still live. */
 KM_API void km_diffks_free(km_diffks *model);
+/* The configuration a model was made with. */
 KM_API km_diffks_config km_diffks_get_config(const km_diffks *model);
 
 /* ---- parameters ---- */
@@ -93,6 +94,7 @@ typedef struct km_diffks_parameter {
     float *gradient;       /* of the last km_diffks_gradient; 0 after a step */
     float *first, *second; /* the optimiser's averages; NULL before km_diffks_optimize */
 } km_diffks_parameter;
+/* How many arrays of weights the configuration has. */
 KM_API int64_t km_diffks_n_parameters(const km_diffks *model);
 /* KM_ENOTFOUND for an index out of range. */
 KM_API KM_NODISCARD km_status km_diffks_parameter_at(km_diffks_parameter *out,
