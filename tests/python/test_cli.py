@@ -145,8 +145,8 @@ MEASURING = "measure memorization --kb {d}/new.db --facts "
         ("kb ask contradicted --kb {d}/empty.db", "contradicted"),
         ("kb query 'DELETE FROM runs' --kb {d}/empty.db", "only reading"),
         ("kb query 'SELECT nothing FROM runs' --kb {d}/empty.db", "nothing"),
-        ("report --kb {d}/empty.db --out {d}/x.html", "recall run"),
-        ("report --kb {d}/no.db --out {d}/x.html", "no.db"),
+        ("report {d}/empty.db --runs 7 --out {d}/x.html", "run 7"),
+        ("report {d}/no.db --out {d}/x.html", "no.db"),
         ("draw recall --kb {d}/empty.db --out {d}/x.svg", "recall run"),
         ("draw taxonomy --kb {d}/empty.db --out {d}/x.gif", "x.gif"),
         ("draw taxonomy --kb {d}/empty.db --out {d}/no/x.svg", "x.svg"),
@@ -221,9 +221,10 @@ def test_report(study: Path, tmp_path: Path) -> None:
 
 def test_kb(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(study)
-    assert main(["kb", "info", "--kb", file, "--check", "--json"]) == 0
-    info = json.loads(capsys.readouterr().out)
-    assert info["problems"] == 0 and int(info["runs"]) == 1
+    assert main(["kb", "info", "--kb", file, "--json"]) == 0
+    assert int(json.loads(capsys.readouterr().out)["runs"]) == 1
+    assert main(["kb", "check", "--kb", file]) == 0
+    assert capsys.readouterr().out == f"{file}: sound\n"
     assert main(["kb", "search", "memorization", "--kb", file, "--json"]) == 0
     assert all(json.loads(line) for line in capsys.readouterr().out.splitlines())
     sql = "SELECT count(*) AS n FROM runs WHERE measure = ?"
@@ -386,10 +387,14 @@ def test_completion_script_is_valid(
         (
             "km ''",
             {"demo", "measure", "diff", "train", "draw", "report", "kb", "verify", "models"}
-            | {"completion", "conflict", "forecast", "study"},
+            | {"completion", "conflict", "dialog", "forecast", "study"},
         ),
         ("km measure ''", {"memorization"}),
-        ("km kb ''", {"info", "search", "query", "ask", "upgrade"}),
+        (
+            "km kb ''",
+            {"info", "search", "query", "ask", "ledger", "datasette"}
+            | {"check", "export", "merge", "snapshot", "upgrade"},
+        ),
         ("km --version kb a", {"ask"}),
         ("km draw lens --p", {"--prompt"}),
         ("km verify 3 --k", {"--kb"}),
