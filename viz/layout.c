@@ -111,7 +111,7 @@ static const char *shape_name(km_shape shape) {
 }
 
 static const char *color(km_paint paint, bool dark) {
-    return paint == KM_PAINT_NONE ? "transparent" : km__viz_hex(paint, dark);
+    return paint == KM_PAINT_NONE ? "transparent" : km_paint_hex(paint, dark);
 }
 
 static void set_style(void *object, bool filled, bool rounded, km_stroke style) {

@@ -72,7 +72,7 @@ static km_status add_dark_rules(km_viz_text *out, km_error *err) {
     return KM_OK;
 }
 
-const char *km__viz_hex(km_paint paint, bool dark) {
+const char *km_paint_hex(km_paint paint, bool dark) {
     return dark ? paints[paint].dark : paints[paint].light;
 }
 

@@ -66,8 +66,6 @@ const char *km__viz_line(const char *label, int64_t line, size_t *n);
 
 /* ---- paint.c ---- */
 
-/* "#rrggbb" of a paint, or "none". */
-const char *km__viz_hex(km_paint paint, bool dark);
 /* The paint whose value in the given theme is hex, or KM_PAINT_NONE. */
 km_paint km__viz_paint_of(const char *hex, size_t n, bool dark);
 /* The name of a paint, as in class names. */

@@ -19,6 +19,22 @@ def text_width(text: str, size: float = 10.0, bold: bool = False) -> float:
     bold : bool
     """
 
+def paint_hex(name: str, dark: bool = False) -> str:
+    """A colour of the pictures as "#rrggbb", or "none".
+
+    Parameters
+    ----------
+    name : str
+        As :class:`Graph` takes it, such as "blue".
+    dark : bool
+        The value for dark grounds.
+
+    Raises
+    ------
+    ArgumentError
+        No colour has this name.
+    """
+
 @final
 class Graph:
     """A plain graph that Graphviz lays out and draws.

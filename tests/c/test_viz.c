@@ -432,6 +432,9 @@ static void text_width_bounds_and_names(void **state) {
     assert_true(km_text_width("abc", 3, 10.0, false) < km_text_width("abc", 3, 10.0, true));
     assert_int_equal(km_paint_from_name("pale-blue"), KM_PAINT_PALE_BLUE);
     assert_int_equal(km_paint_from_name("pink"), -1);
+    assert_string_equal(km_paint_hex(KM_PAINT_BLUE, false), "#0072b2");
+    assert_string_equal(km_paint_hex(KM_PAINT_PAPER, true), "#14171b");
+    assert_string_equal(km_paint_hex(KM_PAINT_NONE, false), "none");
     assert_int_equal(km_shape_from_name("hexagon"), KM_SHAPE_HEXAGON);
     assert_int_equal(km_layout_from_name("radial"), KM_LAYOUT_RADIAL);
     assert_int_equal(km_format_from_name("pdf"), KM_FORMAT_PDF);

@@ -20,7 +20,26 @@ static PyObject *text_width(PyObject *module, PyObject *const *args, Py_ssize_t 
     return result;
 }
 
+static PyObject *paint_hex(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames) {
+    km_viz_state *state = PyModule_GetState(module);
+    km_args in;
+    const char *name = "";
+    bool dark = false;
+    PyObject *result = NULL;
+    if (km_args_bind(&in, &state->errors, KM_SIG_paint_hex, args, nargs, kwnames) &&
+        km_arg_str(&in, "name", &name) && km_arg_bool(&in, "dark", &dark)) {
+        int paint = km_paint_from_name(name);
+        result = paint < 0 ? km_py_raise_format(&state->errors, KM_EINVAL,
+                                                "paint_hex(): no colour is named '%s'", name)
+                           : PyUnicode_FromString(km_paint_hex((km_paint)paint, dark));
+    }
+    km_args_clear(&in);
+    return result;
+}
+
 static PyMethodDef module_methods[] = {
+    KM_METHOD("paint_hex", paint_hex, KM_DOC_paint_hex),
     KM_METHOD("text_width", text_width, KM_DOC_text_width),
     {NULL, NULL, 0, NULL},
 };

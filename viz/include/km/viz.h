@@ -230,6 +230,9 @@ KM_API int km_layout_from_name(const char *name);
 KM_API int km_shape_from_name(const char *name);
 /* A km_paint: the constant's end in small letters with hyphens, such as "pale-blue"; or -1. */
 KM_API int km_paint_from_name(const char *name);
+/* "#rrggbb" of a paint for light or dark grounds, or "none"; for other programs' figures beside
+ * km's. */
+KM_API const char *km_paint_hex(km_paint paint, bool dark);
 /* A km_align: centre, left, right; or -1. */
 KM_API int km_align_from_name(const char *name);
 /* A km_stroke: solid, dashed, dotted; or -1. */
