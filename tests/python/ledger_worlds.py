@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,24 @@ def shuffled(model: km.Model, seed: int) -> km.Model:
             weight = np.array(model.weight(row["name"]))
             changed[row["name"]] = rng.permutation(weight.ravel()).reshape(weight.shape)
     return model.edit(changed)
+
+
+def chance_of_at_most(k: int, n: int, share: float) -> float:
+    """Of a binomial variable of n draws."""
+    return math.fsum(math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(k + 1))
+
+
+def shown_below(shares: list[float], bound: float) -> bool:
+    """Whether the mean of independent shares is shown to lie below a bound, at the level of 5 %.
+
+    The exact binomial test, one-sided: Clopper and Pearson's upper bound of 95 % lies below it.
+    Each replicate is one draw, whatever number of verdicts its share is of, since these rest on
+    the same rows; their sum counts as rounded up. No case in 59 replicates is enough for 5 %, and
+    one needs 93.
+    """
+    return chance_of_at_most(math.ceil(math.fsum(shares) - 1e-9), len(shares), bound) < 0.05
+
+
+def shown_above(shares: list[float], bound: float) -> bool:
+    """Whether the mean of independent shares is shown to lie above a bound, at the level of 5 %."""
+    return shown_below([1 - share for share in shares], 1 - bound)
