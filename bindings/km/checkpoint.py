@@ -16,7 +16,6 @@ and has a sum over its bytes. A second run into the same folder waits for nobody
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,12 +23,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from km import _km
 from km.arguments import whole_number
 from km.cache import atomic_write
-from km.errors import ArgumentError, BusyError, FormatError
+from km.errors import ArgumentError, FormatError
+from km.folder_lock import FolderLock
 from km.result import canonical_json
 from km.tensor_file import read_tensors, write_tensors
 
@@ -60,7 +60,7 @@ class Progress:
     evaluated: int = -1
 
 
-class Checkpoints:
+class Checkpoints(FolderLock):
     """The checkpoints of one run in a folder; a context manager that keeps other runs out.
 
     Parameters
@@ -89,34 +89,19 @@ class Checkpoints:
         keep: int,
         quota: int | None,
     ) -> None:
-        if not os.fspath(folder):
-            raise ArgumentError("checkpoint is empty; it must name a folder")
-        self.folder = Path(folder).expanduser()
+        super().__init__(folder)
         self.recipe = json.loads(canonical_json(recipe))
         self.keep = keep
         self.quota = None if quota is None else whole_number("quota", quota, 0)
-        self._lock = -1
 
-    def __enter__(self) -> Checkpoints:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._lock = os.open(self.folder / ".lock", flags, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.__exit__()
-            raise BusyError(f"{self.folder}: another process is training into it") from None
+    def __enter__(self) -> Self:
+        super().__enter__()
         for left in self.folder.glob(".step-*.part"):  # of a run that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
         for left in self.folder.glob(".step-*.old"):  # or while a new one took its place
             place = self.folder / left.stem[1:]
             _delete(left) if place.exists() else left.rename(place)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def steps(self) -> list[int]:
         """The finished steps there are checkpoints of, rising."""

@@ -8,7 +8,6 @@ JSON in its header.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,8 @@ from km.dialog.encoding import WordReader
 from km.dialog.language_model import HiddenStates, Projection, StateReader, TokenReader
 from km.dialog.matching import Matcher
 from km.dialog.vocabulary import SPECIAL, Vocabulary
-from km.errors import ArgumentError, BusyError, FormatError
+from km.errors import ArgumentError, FormatError
+from km.folder_lock import FolderLock
 from km.result import canonical_json
 from km.tensor_file import read_tensors, write_tensors
 
@@ -191,7 +191,7 @@ def _check_names(path: Path, found: Mapping[str, Any], network: _km.DiffKS) -> N
 # ---- unfinished trainings ----
 
 
-class Checkpoint:
+class Checkpoint(FolderLock):
     """The checkpoint of one training in a folder; a context manager that keeps others out.
 
     Parameters
@@ -207,27 +207,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], recipe: Mapping[str, Any]) -> None:
-        if not os.fspath(folder):
-            raise ArgumentError("checkpoint is empty; it must name a folder")
-        self.folder = Path(folder).expanduser()
+        super().__init__(folder)
         self.recipe = json.loads(canonical_json(recipe))
-        self._lock = -1
-
-    def __enter__(self) -> Checkpoint:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._lock = os.open(self.folder / ".lock", flags, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.__exit__()
-            raise BusyError(f"{self.folder}: another process is training into it") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def save(self, network: _km.DiffKS, done: Progression) -> None:
         """Everything after an epoch, in place of what was there."""

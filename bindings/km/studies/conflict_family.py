@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from km import _km
@@ -19,6 +16,7 @@ from km.optimizers import AdamW
 from km.overshadow.tokens import next_logits
 from km.result import content_key
 from km.schedules import Cosine
+from km.studies.byte_model import new_byte_model
 from km.studies.conflict_rows import COLUMNS, FAMILY, PLAIN, RANDOM, Row
 from km.studies.conflict_synthetic import ConflictCorpus, conflict_corpus
 from km.table import Table
@@ -164,30 +162,7 @@ class StoppedError(Exception):
 
 def untrained(cell: Cell, vocabulary: int, threads: int = 1) -> Model:
     """The model of a cell with fresh weights. All is given as token ids: it reads bytes alone."""
-    from km.new_model import new
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        path.write_text(json.dumps(_bytes_tokenizer()), encoding="utf-8")
-        config = cell.design.config(cell.shape, vocabulary)
-        return new(config, folder, cell.seed, threads=threads)
-
-
-def _bytes_tokenizer() -> dict[str, Any]:
-    """A tokenizer.json of the 256 bytes, named as byte-level BPE names them."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = [byte for byte in range(256) if byte not in kept]
-    names = {chr(byte): byte for byte in kept}
-    names |= {chr(256 + i): byte for i, byte in enumerate(moved)}
-    return {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": names, "merges": []},
-    }
+    return new_byte_model(cell.design.config(cell.shape, vocabulary), cell.seed, threads)
 
 
 def train_cell(cell: Cell, stopped: Callable[[], bool] = lambda: False, threads: int = 1) -> Table:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km import _km
@@ -17,6 +14,7 @@ from km.overshadow.pairs import Pair, Text
 from km.overshadow.tokens import next_logits
 from km.schedules import Constant
 from km.scores.overshadow import log_softmax
+from km.studies.byte_model import new_byte_model
 from km.studies.overshadow_design import OvershadowingDesign, Training, make_corpus
 from km.table import Column, Table
 from km.trainer import Trainer
@@ -85,29 +83,7 @@ def train(
 
 def new_model(design: OvershadowingDesign, size: int, seed: int, threads: int = 1) -> Model:
     """The untrained model of a size. Its tokenizer has bytes alone: all is given as token ids."""
-    from km.new_model import new
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        path.write_text(json.dumps(_bytes_tokenizer()), encoding="utf-8")
-        return new(design.config(size), folder, seed, threads=threads)
-
-
-def _bytes_tokenizer() -> dict[str, Any]:
-    """A tokenizer.json of the 256 bytes, named as byte-level BPE names them."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in plain]
-    names = {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    return {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": level,
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": {names[b]: b for b in range(256)}, "merges": []},
-    }
+    return new_byte_model(design.config(size), seed, threads)
 
 
 def estimate_bytes(design: OvershadowingDesign) -> int:
