@@ -231,9 +231,15 @@ def test_interrupt_keeps_what_is_done(model: km.Model) -> None:
 
 
 def test_a_signal_keeps_what_is_done(model: km.Model) -> None:
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    made = model.generate("Once upon a time", max_tokens=3000, eos=())
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+
+    class Timed(km.Greedy):
+        def choose(self, step: Step) -> list[km.Choice]:
+            if step.number == 2:
+                timer.start()
+            return super().choose(step)
+
+    made = model.generate("Once upon a time", max_tokens=3000, eos=(), decoder=Timed())
     timer.join()
     assert made.finish_reason == "interrupted"
     assert 0 < len(made.ids) < 3000 and len(made.ids) == len(made.logprobs)

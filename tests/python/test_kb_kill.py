@@ -6,7 +6,6 @@ birth and its death it makes the file, loads the taxonomy, stores chunks and rec
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import select
@@ -115,6 +114,8 @@ def test_kill_while_the_file_is_made(tmp_path: Path) -> None:
     """Before anything was acknowledged: the file is empty, or sound and usable."""
     seeded = random.Random(12)
     code = "import km, sys; print('x', flush=True); km.KnowledgeBase(sys.argv[1]).close()"
+    with km.KnowledgeBase(tmp_path / "whole.db") as whole:
+        version, n_nodes = whole.info()["schema_version"], len(whole.taxonomy)
     for kill in range(12):
         path = tmp_path / f"young-{kill}.db"
         process = subprocess.Popen(
@@ -123,5 +124,5 @@ def test_kill_while_the_file_is_made(tmp_path: Path) -> None:
         acknowledged(process, 0.12 * seeded.random())
         with km.KnowledgeBase(path) as kb:
             assert len(kb.check(full=True)) == 0
-            assert json.loads(kb.info()["schema_version"]) == 2
-            assert len(kb.taxonomy) == 128
+            assert kb.info()["schema_version"] == version
+            assert len(kb.taxonomy) == n_nodes > 100
