@@ -87,10 +87,11 @@ def _judge(kb: km.KnowledgeBase) -> None:
 
 def _talk(kb: km.KnowledgeBase) -> None:
     """A conversation of two turns as the knowledge base keeps one."""
-    columns = [("turn", "int64"), ("user", "text"), ("response", "text"), ("node", "text"),
-               ("source", "text"), ("chosen", "bool")]  # fmt: skip
+    columns = [("turn", "int64"), ("user", "text"), ("response", "text"), ("text", "text"),
+               ("node", "text"), ("source", "text"), ("chosen", "bool")]  # fmt: skip
     rows = [[1, 1, 2], [f"Is {HOSTILE} kept?"] * 2 + ["Wine?"], ["It is."] * 2 + ["No answer."],
-            [NODE, "root", None], ["work:x", None, None], [True, False, False]]  # fmt: skip
+            [f"{HOSTILE} is kept.", "It is not.", None], [NODE, "root", None],
+            ["work:x", None, None], [True, False, False]]  # fmt: skip
     run = kb.begin_run({"measure": TALK, "version": 1, "parameters": {}, "model": MODEL})
     kb.store_chunk(run, "1" * 64, Table(columns, rows))
     kb.finish_run(run)

@@ -85,11 +85,14 @@ def shown(page: Page) -> list[str]:
     return [page_id for page_id in SECTIONS if page.locator(f"#{page_id}").is_visible()]
 
 
+def wait_open(page: Page, section: str) -> None:
+    """By its selector: conditions in JavaScript are tried again by `eval`, which pages forbid."""
+    page.locator(f"#{section}.open").wait_for(timeout=10_000)
+
+
 def go(page: Page, section: str) -> None:
     page.locator(f'nav.contents a[href="#{section}"]').click()
-    page.wait_for_function(
-        "id => document.getElementById(id).classList.contains('open')", arg=section
-    )
+    wait_open(page, section)
 
 
 # ---- opening ----
@@ -101,9 +104,10 @@ def test_size_and_first_view(opened: Page, report: Path) -> None:
     times = []
     for _ in range(3):
         opened.reload()
-        opened.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
-        paints = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-        times.append(opened.evaluate(paints))
+        paints = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
+        while not (found := opened.evaluate(paints)):
+            opened.wait_for_timeout(20)
+        times.append(found[0])
     assert min(times) < 1000
 
 
@@ -116,7 +120,7 @@ def test_one_section_at_a_time(opened: Page) -> None:
         assert link.get_attribute("href") == f"#{section}"
         assert opened.evaluate("document.activeElement.id") == f"{section}-h"
     opened.go_back()
-    opened.wait_for_function("document.getElementById('run-1').classList.contains('open')")
+    wait_open(opened, SECTIONS[-2])
 
 
 def test_without_scripts_everything_is_there(browser: Any, report: Path) -> None:
@@ -155,7 +159,7 @@ def test_a_conversation_is_told(opened: Page) -> None:
     assert [turn.split("\n")[0] for turn in turns] == [f"Is {HOSTILE} kept?", "Wine?"]
     assert "rests on Memorization, work:x" in turns[0] and "no sentence" in turns[1]
     opened.locator("#run-3 ol.turns a").click()
-    opened.wait_for_function("document.getElementById('taxonomy').classList.contains('open')")
+    wait_open(opened, "taxonomy")
 
 
 # ---- tables ----
@@ -163,8 +167,9 @@ def test_a_conversation_is_told(opened: Page) -> None:
 
 def rows_grid(page: Page) -> Any:
     go(page, "run-2")
-    for box in page.locator("#run-2 details.table-box:not([open]) > summary").all():
-        box.click()
+    closed = page.locator("#run-2 details.table-box:not([open]) > summary")
+    while closed.count():  # each click takes one away
+        closed.first.click()
     return page.locator('.grid[data-caption^="Measured rows of run 2"]').last
 
 
@@ -218,7 +223,7 @@ def test_search_finds_nodes_and_rows(opened: Page) -> None:
     hits = opened.locator("#hits a")
     assert hits.count() == 1 and HOSTILE in hits.first.inner_text()
     opened.keyboard.press("Enter")
-    opened.wait_for_function("location.hash.startsWith('#node-')")
+    opened.wait_for_url(lambda url: "#node-" in url)
     assert HOSTILE in opened.locator("#panel h2").inner_text()
     opened.locator("#search").fill("item 98700")
     opened.keyboard.press("ArrowDown")
