@@ -343,7 +343,7 @@ def priming(
     Examples
     --------
     >>> model = km.load()  # doctest: +SKIP
-    >>> text = km.datasets.priming_set()["vermilion-fantasy-1"]  # doctest: +SKIP
+    >>> text = km.datasets.priming_texts()["vermilion-fantasy-1"]  # doctest: +SKIP
     >>> km.priming(model, text)  # doctest: +SKIP
     """
     check_types(model, kb, mitigation)

@@ -18,6 +18,7 @@ from km.errors import ArgumentError, NotFoundError
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.axes import Axes
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -179,6 +180,41 @@ class Table:
             raise IndexError(f"row {index} of a table of {len(self)} rows")
         return next(self.rows(at, at + 1))
 
+    def select(self, /, *names: str, **where: object) -> Table:
+        """Some columns, in the order named, and the rows whose cells equal the values given.
+
+        Parameters
+        ----------
+        *names : str
+            None at all: every column.
+        **where : object
+            Column and value; None finds cells that are null.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such column.
+
+        Examples
+        --------
+        >>> table = Table([("fact", "text"), ("rank", "int64")], [["a", "b"], [1, None]])
+        >>> table.select("fact", rank=None)
+        fact
+        b
+        [1 rows × 1 columns]
+        """
+        for name in (*names, *where):
+            if name not in self.names:
+                raise NotFoundError(f"no column {name!r}; there are {', '.join(self.names)}")
+        columns = {column.name: column for column in self.columns}
+        wanted = names or tuple(columns)
+        kept = [
+            {name: row[name] for name in wanted}
+            for row in self.rows()
+            if all(row[name] == value for name, value in where.items())
+        ]
+        return Table.from_rows([columns[name] for name in wanted], kept)
+
     # ---- leaving ----
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -219,6 +255,31 @@ class Table:
         return _deliver("".join(line + "\n" for line in lines), path)
 
     # ---- showing ----
+
+    def plot(self, kind: str | None = None, ax: Axes | None = None, **options: Any) -> Axes:
+        """Plot the table with matplotlib (``pip install 'km[plot]'``).
+
+        Parameters
+        ----------
+        kind : {"survival", "reliability", "spread", "slopes", "curves", "forest"}, optional
+            None: the first of these whose columns the table has; docs/plots.md has the rule.
+        ax : matplotlib.axes.Axes, optional
+            None: new ones of pyplot.
+        **options
+            Of the function in :mod:`km.plot` that is named as the kind.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ArgumentError
+            The table has the columns of no kind, or not those of this one.
+        """
+        from km.plot import plot_table
+
+        return plot_table(self, kind, ax, **options)
 
     def __repr__(self) -> str:
         head, tail = pick_rows(len(self), 20)

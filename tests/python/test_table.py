@@ -218,3 +218,16 @@ def test_repr_shows_both_ends() -> None:
     assert lines[-2].split() == ["99", "a⏎b"]
     assert "⋮" in lines
     assert lines[-1] == "[100 rows × 2 columns]"
+
+
+def test_select_takes_columns_and_rows(table: km.Table) -> None:
+    part = table.select("rank", "fact", exact=True, rank=0)
+    assert part.names == ["rank", "fact"]
+    assert part.units == {"rank": "rank", "fact": ""}
+    assert list(part.rows()) == [{"rank": 0, "fact": "plain"}]
+    assert table.select().columns == COLUMNS
+    assert list(table.select(fact=None).rows()) == [table.row(2)]
+    assert len(table.select("fact", rank=3)) == 0
+    for wrong in (lambda: table.select("nothing"), lambda: table.select(nothing=1)):
+        with pytest.raises(km.NotFoundError, match="no column 'nothing'; there are fact, rank"):
+            wrong()
