@@ -29,6 +29,7 @@ static const char info_sql[] =
     " UNION ALL SELECT 'chunks', count(*) FROM chunks"
     " UNION ALL SELECT 'measurements', coalesce(sum(n_rows), 0) FROM chunks"
     " UNION ALL SELECT 'conflicts', count(*) FROM conflicts"
+    " UNION ALL SELECT 'taxonomy_conflicts', count(*) FROM taxonomy_conflicts"
     " UNION ALL SELECT 'evidence', count(*) FROM evidence"
     " UNION ALL SELECT 'predictions', count(*) FROM predictions"
     " UNION ALL SELECT 'verdicts', count(*) FROM verdicts";

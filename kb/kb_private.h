@@ -151,6 +151,30 @@ KM_NODISCARD km_status km__kb_merge_added(km_kb *kb, const char *what, int64_t n
 /* Predictions, units, freezings and verdicts. `path` names the other file in messages. */
 KM_NODISCARD km_status km__kb_merge_ledger(km_kb *kb, const char *path, km_error *err);
 
+/* ---- tree.c ---- */
+
+/* Number all nodes from their parents, siblings in the order of the numbers they have (all >= 0).
+ * KM_EINVAL when they are not one tree of at most 100 levels. */
+KM_NODISCARD km_status km__kb_number_tree(km_kb *kb, km_error *err);
+
+/* ---- taxonomy_stage.c: inside a transaction ---- */
+
+/* Check a taxonomy and put it into temp.in_nodes and so on. `user`: arrays may be missing, rows may
+ * have the members a user's export has, and texts are checked as a user's. */
+KM_NODISCARD km_status km__kb_stage_taxonomy(km_kb *kb, const json_t *root, bool user,
+                                             km_error *err);
+void km__kb_unstage_taxonomy(km_kb *kb);
+/* List staged "nodes", "works", "edges" or "measures" that ours have with other content, in
+ * temp.tax_report; `own`: of ours, only the user's. */
+KM_NODISCARD km_status km__kb_list_differences(km_kb *kb, const char *what, bool own,
+                                               km_error *err);
+/* KM_EINVAL with the text a statement gives, if it gives one. */
+KM_NODISCARD km_status km__kb_refuse_rows(km_kb *kb, const char *sql, km_error *err);
+/* Works and nodes that staged edges and measures name must be ours by now. */
+KM_NODISCARD km_status km__kb_check_ends(km_kb *kb, km_error *err);
+/* Number, index for search, and keep the list in taxonomy_conflicts. source: "km" or "import". */
+KM_NODISCARD km_status km__kb_finish_taxonomy(km_kb *kb, const char *source, km_error *err);
+
 /* ---- search.c ---- */
 
 /* Index what `searchable` has of one kind; `ref` NULL: all that is not indexed yet. */

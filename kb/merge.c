@@ -243,11 +243,14 @@ typedef struct keyed {
 static const keyed keyed_tables[] = {
     {"works", "o.key = t.key", "t.key",
      "json_array(%s.title, %s.authors, %s.year, %s.venue, %s.arxiv, %s.note)",
-     "INSERT INTO works SELECT * FROM temp.their_works WHERE true ON CONFLICT DO NOTHING"},
+     "INSERT INTO works (key, title, authors, year, venue, arxiv, verified_by, note, origin)"
+     " SELECT key, title, authors, year, venue, arxiv, verified_by, note, 'user'"
+     " FROM temp.their_works WHERE true ON CONFLICT DO NOTHING"},
     {"edges", "o.work = t.work AND o.node = t.node AND o.relation = t.relation",
      "t.work || ' ' || t.relation || ' ' || t.node", "json_array(%s.evidence, %s.note)",
-     "INSERT INTO edges SELECT t.* FROM temp.their_edges AS t JOIN nodes AS n ON n.id = t.node"
-     " WHERE true ON CONFLICT DO NOTHING"},
+     "INSERT INTO edges (work, node, relation, evidence, note, origin)"
+     " SELECT t.work, t.node, t.relation, t.evidence, t.note, 'user' FROM temp.their_edges AS t"
+     " JOIN nodes AS n ON n.id = t.node WHERE true ON CONFLICT DO NOTHING"},
     {"seed_places", "false", "t.work", "%s.work",
      "INSERT INTO seed_places SELECT t.* FROM temp.their_seed_places AS t"
      " JOIN nodes AS n ON n.id = t.node WHERE true ON CONFLICT DO NOTHING"},
@@ -256,8 +259,9 @@ static const keyed keyed_tables[] = {
      " FROM temp.their_measures WHERE true ON CONFLICT DO NOTHING"},
     /* What km's own measures may bear on is km's to say. */
     {"measure_nodes", "false", "t.measure", "%s.measure",
-     "INSERT INTO measure_nodes SELECT t.* FROM temp.their_measure_nodes AS t"
-     " JOIN measures AS m ON m.id = t.measure AND m.status = 'user'"
+     "INSERT INTO measure_nodes (measure, node, origin) SELECT t.measure, t.node, 'user'"
+     " FROM temp.their_measure_nodes AS t JOIN measures AS m ON m.id = t.measure AND m.status = "
+     "'user'"
      " JOIN nodes AS n ON n.id = t.node WHERE true ON CONFLICT DO NOTHING"},
     {"models", "o.fingerprint = t.fingerprint", "t.fingerprint",
      "json_array(%s.name, %s.architecture, %s.precision, %s.tokenizer_hash, %s.n_parameters,"
@@ -321,33 +325,17 @@ static const keyed node_table = {
     "nodes", "o.id = t.id", "t.id",
     "json_array(%s.parent, %s.name, %s.kind, %s.summary, %s.evidence, %s.survey_section)", ""};
 
-/* New nodes whose parents are here, behind all others; renumbered afterwards. */
+/* New nodes whose parents are here, behind all others, as the user's; renumbered afterwards. */
 static const char add_level[] =
-    "INSERT INTO nodes SELECT t.id, t.parent, t.name, t.kind, t.summary, t.evidence,"
-    " t.survey_section, 0, top + row_number() OVER (ORDER BY t.tree_enter), 0"
+    "INSERT INTO nodes (id, parent, name, kind, summary, evidence, survey_section, depth,"
+    " tree_enter, tree_leave, origin) SELECT t.id, t.parent, t.name, t.kind, t.summary, t.evidence,"
+    " t.survey_section, 0, top + row_number() OVER (ORDER BY t.tree_enter), 0, 'user'"
     " FROM temp.their_nodes AS t JOIN (SELECT max(tree_enter) AS top FROM nodes)"
     " WHERE t.id NOT IN (SELECT id FROM nodes) AND t.parent IN (SELECT id FROM nodes)";
 static const char list_homeless[] =
     "INSERT INTO temp.report SELECT 'nodes', 'refused', 1, id, NULL, 'its parent is not here: '"
     " || coalesce(parent, 'it has none') FROM temp.their_nodes"
     " WHERE id NOT IN (SELECT id FROM nodes)";
-
-/* Euler-tour numbers of the whole tree: a node's place in the order of paths, children in the order
- * they had. */
-static const char renumber[] =
-    "DROP TABLE IF EXISTS temp.walk;"
-    "CREATE TEMP TABLE walk AS WITH RECURSIVE ranked AS ("
-    "  SELECT id, parent, row_number() OVER (PARTITION BY parent ORDER BY tree_enter) AS place"
-    "  FROM nodes),"
-    " tree (id, path, depth) AS (SELECT id, '', 0 FROM nodes WHERE parent IS NULL UNION ALL"
-    "  SELECT r.id, tree.path || printf('%06d.', r.place), tree.depth + 1"
-    "  FROM tree JOIN ranked AS r ON r.parent = tree.id WHERE tree.depth < 1000)"
-    " SELECT id, path, depth, row_number() OVER (ORDER BY path) - 1 AS enter FROM tree;"
-    "UPDATE nodes SET tree_enter = -1 - tree_enter;"
-    "UPDATE nodes SET depth = w.depth, tree_enter = w.enter, tree_leave = w.enter - 1 +"
-    " (SELECT count(*) FROM temp.walk AS d WHERE substr(d.path, 1, length(w.path)) = w.path)"
-    " FROM temp.walk AS w WHERE w.id = nodes.id;"
-    "DROP TABLE temp.walk";
 
 static km_status merge_nodes(const merge *m, km_error *err) {
     int64_t n_new = 0;
@@ -364,7 +352,7 @@ static km_status merge_nodes(const merge *m, km_error *err) {
     if (n_new == 0) {
         return KM_OK;
     }
-    KM_TRY(km__kb_exec(m->kb, renumber, err));
+    KM_TRY(km__kb_number_tree(m->kb, err));
     return km__kb_merge_added(m->kb, "nodes", n_new, err);
 }
 

@@ -51,8 +51,10 @@ static km_status link_nodes(km_kb *kb, const char *measure, const json_t *nodes,
     json_t *node;
     int64_t one = 0;
     bool found = false;
-    KM_GO(km__kb_prepare(
-        &stmt, kb, "INSERT OR IGNORE INTO measure_nodes (measure, node) VALUES (?1, ?2)", err));
+    KM_GO(km__kb_prepare(&stmt, kb,
+                         "INSERT OR IGNORE INTO measure_nodes (measure, node, origin)"
+                         " VALUES (?1, ?2, 'user')",
+                         err));
     json_array_foreach(nodes, i, node) {
         const char *id = json_string_value(node);
         if (id == NULL) {

@@ -1325,6 +1325,8 @@ class KnowledgeBase:
         """End the innermost transaction, if there is one, and undo it."""
     def load_taxonomy(self, json: str | bytes) -> None:
         """Load or renew the taxonomy."""
+    def edit_taxonomy(self, json: str | bytes) -> Table:
+        """Add to the taxonomy as its user, or move nodes; a list of what happened."""
     def put_model(self, json: str | bytes) -> int:
         """The id of a model, recorded when its fingerprint is new."""
     def put_facts(self, json: str | bytes) -> int:

@@ -26,6 +26,7 @@ TABLES = {
     "chunks": "Tables of measurements with their content keys.",
     "measurements": "One row of a chunk, as a JSON object.",
     "conflicts": "Chunks measured again with other values.",
+    "taxonomy_conflicts": "Where the taxonomy here says something else than km's or a file's.",
     "evidence": "One statistic of a run about a node.",
     "latest_evidence": "The newest evidence of each node, measure, statistic and model.",
     "predictions": "What is said to be found, before it is looked at.",

@@ -31,6 +31,7 @@ _ORDER = (
     "runs",
     "units",
     "predictions",
+    "taxonomy_conflicts",
     "models",
     "facts",
     "texts",

@@ -300,6 +300,23 @@ static PyObject *kb_put_verdict(PyObject *object, PyObject *const *args, Py_ssiz
     return leave(&call, result);
 }
 
+static PyObject *kb_edit_taxonomy(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames) {
+    kb_call call;
+    PyObject *result = NULL;
+    km_bytes json;
+    if (enter(&call, object, KM_SIG_KnowledgeBase_edit_taxonomy, args, nargs, kwnames) &&
+        km_arg_text(&call.in, "json", &json)) {
+        km_status status;
+        km_table *table = NULL;
+        Py_BEGIN_ALLOW_THREADS
+        status = km_kb_edit_taxonomy(&table, call.self->kb, json.data, (size_t)json.n, &call.err);
+        Py_END_ALLOW_THREADS
+        result = table_or_raise(&call, status, table);
+    }
+    return leave(&call, result);
+}
+
 static PyObject *kb_store_chunk(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames) {
     static const char *const outcomes[] = {"stored", "same", "differs"};
@@ -551,13 +568,13 @@ static PyObject *get_warning(PyObject *object, void *closure) {
 
 #define KB_ENTRY(name) KM_METHOD(#name, kb_##name, KM_DOC_KnowledgeBase_##name)
 static PyMethodDef kb_methods[] = {
-    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),      KB_ENTRY(rollback),
-    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),   KB_ENTRY(put_texts),
-    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run),  KB_ENTRY(find_run),
-    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk),  KB_ENTRY(use_chunk),
-    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),      KB_ENTRY(info),
-    KB_ENTRY(put_lineage),   KB_ENTRY(check),       KB_ENTRY(freeze),      KB_ENTRY(put_verdict),
-    KB_ENTRY(merge),         KB_ENTRY(snapshot),    {NULL, NULL, 0, NULL},
+    KB_ENTRY(close),         KB_ENTRY(begin),       KB_ENTRY(commit),        KB_ENTRY(rollback),
+    KB_ENTRY(load_taxonomy), KB_ENTRY(put_model),   KB_ENTRY(put_facts),     KB_ENTRY(put_texts),
+    KB_ENTRY(put_measure),   KB_ENTRY(begin_run),   KB_ENTRY(finish_run),    KB_ENTRY(find_run),
+    KB_ENTRY(put_evidence),  KB_ENTRY(store_chunk), KB_ENTRY(load_chunk),    KB_ENTRY(use_chunk),
+    KB_ENTRY(query),         KB_ENTRY(ask),         KB_ENTRY(search),        KB_ENTRY(info),
+    KB_ENTRY(put_lineage),   KB_ENTRY(check),       KB_ENTRY(freeze),        KB_ENTRY(put_verdict),
+    KB_ENTRY(merge),         KB_ENTRY(snapshot),    KB_ENTRY(edit_taxonomy), {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef kb_getset[] = {

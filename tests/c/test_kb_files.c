@@ -322,7 +322,8 @@ static void test_hostile_schema(void **state) {
             (void)unlink(f->path);
             raw_sql(f->path, schemas[i]);
             raw_sql(f->path, header);
-            assert_true(use_file(f->ctx, f->path) >= 5);
+            int n_failed = use_file(f->ctx, f->path); /* migrating it may fail already */
+            assert_true(n_failed >= 5 || (n_failed == 1 && version < KM_KB_SCHEMA_VERSION));
         }
     }
     /* A file of the first version in whose place of a new table something else stands. */
@@ -447,8 +448,8 @@ static void test_accessors_and_texts(void **state) {
     km_kb_close(kb);
 }
 
-/* How tests/golden_data/kb_v1.db was made when the schema was at version 1, kb_v2.db at version 2
- * and kb_v3.db at version 3 (the first without lineage): KM_MAKE_KB=path test_kb_files. */
+/* How tests/golden_data/kb_v1.db was made when the schema was at version 1, kb_v2.db at version 2,
+ * and so on to kb_v4.db (the first without lineage): KM_MAKE_KB=path test_kb_files. */
 static void make_file(const char *path) {
     km_error err = KM_ERROR_INIT;
     int64_t n = 0;

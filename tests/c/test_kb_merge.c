@@ -200,10 +200,12 @@ static void test_merge_nodes(void **state) {
     raw_sql(other_path(f),
             "UPDATE nodes SET tree_enter = tree_enter + 10, tree_leave = tree_leave + 10;"
             "INSERT INTO nodes VALUES ('mine', 'hyp', 'Mine', 'mechanism', 's', 'guess', NULL, 3,"
-            " 20, 21), ('below', 'mine', 'Below', 'mechanism', 's', 'guess', NULL, 4, 21, 21);"
+            " 20, 21, 'user', NULL), ('below', 'mine', 'Below', 'mechanism', 's', 'guess', NULL, 4,"
+            " 21, 21, 'user', NULL);"
             "UPDATE nodes SET name = 'Otherwise' WHERE id = 'other';"
-            "INSERT INTO works VALUES ('w2', 'Title', 'B', 2025, NULL, NULL, 'me', NULL);"
-            "INSERT INTO edges VALUES ('w2', 'below', 'proposes', 'guess', NULL)");
+            "INSERT INTO works VALUES ('w2', 'Title', 'B', 2025, NULL, NULL, 'me', NULL,"
+            " 'user');"
+            "INSERT INTO edges VALUES ('w2', 'below', 'proposes', 'guess', NULL, 'user')");
     km_table *t = merge(f, kb);
     assert_int_equal(listed(t, "nodes", "added"), 2);
     assert_int_equal(listed(t, "nodes", "differs"), 1);

@@ -325,7 +325,7 @@ def test_lineage_takes_models(kb: km.KnowledgeBase) -> None:
     assert kb.ask("lineage")["parent_fingerprint"] == [model.fingerprint]
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_files_of_older_versions_are_brought_up_to_date(
     version: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,7 +336,7 @@ def test_files_of_older_versions_are_brought_up_to_date(
         km.KnowledgeBase(path, read_only=True)
     assert path.read_bytes() == before
     assert run_command("upgrade", "--kb", str(path)) == 0
-    assert "schema version 4" in capsys.readouterr().out
+    assert "schema version 5" in capsys.readouterr().out
     with km.KnowledgeBase(path, read_only=True) as kb:
         assert len(kb.runs()) == 1
         assert len(kb.ask("lineage")) == min(version - 1, 1)

@@ -260,7 +260,7 @@ def test_commands(
     assert run_command("snapshot", str(tmp_path / "c.db"), "--kb", str(a), "--json") == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == (tmp_path / "c.db").stat().st_size
     assert run_command("export", "--kb", str(a), "--out", str(tmp_path / "out")) == 0
-    assert "23 tables" in capsys.readouterr().out
+    assert "24 tables" in capsys.readouterr().out
     assert run_command("check", "--kb", str(a)) == 0
     assert "sound" in capsys.readouterr().out
     with sqlite3.connect(a) as db:

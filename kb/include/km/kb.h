@@ -63,10 +63,23 @@ KM_API void km_kb_rollback(km_kb *kb);
 /* ---- records ---- */
 
 /* Load or renew the taxonomy from n bytes of JSON (kb/taxonomy/taxonomy.json and its like). Nodes,
- * works and measures that recorded evidence points to must still be there (else KM_EINVAL). Loading
- * the same bytes again does nothing. Errors: KM_EFORMAT with what is wrong where. */
+ * works and measures that recorded evidence points to must still be there (else KM_EINVAL). What
+ * the user added or moved stays; where the new taxonomy says something else about it, a row of
+ * `taxonomy_conflicts` with source "km" says so. Loading the same bytes again does nothing. Errors:
+ * KM_EFORMAT, KM_EINVAL with what is wrong where. */
 KM_API KM_NODISCARD km_status km_kb_load_taxonomy(km_kb *kb, const char *json, size_t n,
                                                   km_error *err);
+/* Add to the taxonomy as its user, or move nodes in it. JSON object, every member optional: nodes,
+ * works, edges, measurements (arrays as in taxonomy.json; a node may have shipped_parent: where km
+ * has it while `parent` is where it was moved to) and moves (array of objects id, parent). New rows
+ * are the user's own, and a later km_kb_load_taxonomy leaves them. *out lists what happened as rows
+ * (what, outcome, n, key, ours, theirs): outcome "added" with how many, "moved" (ours: the new
+ * parent, theirs: the one before), "differs" for a key that is there with other content, which
+ * stays; such rows go to `taxonomy_conflicts` with source "import" too. The same again changes
+ * nothing. KM_EINVAL for what is malformed, points nowhere, or would put a node below itself;
+ * KM_ENOTFOUND for a move of or to a node that is not there; nothing is changed then. */
+KM_API KM_NODISCARD km_status km_kb_edit_taxonomy(km_table **out, km_kb *kb, const char *json,
+                                                  size_t n, km_error *err);
 
 /* The id of a model, recorded when its fingerprint is new. JSON object: fingerprint, name;
  * optional architecture, precision, path, tokenizer_hash, n_parameters, config (object). */
@@ -209,7 +222,7 @@ KM_API KM_NODISCARD km_status km_kb_snapshot(km_kb *kb, const char *path, bool o
                                              km_tick_fn fn, void *payload, km_error *err);
 
 /* Schema version this library writes. */
-#define KM_KB_SCHEMA_VERSION 4
+#define KM_KB_SCHEMA_VERSION 5
 
 #ifdef __cplusplus
 }
