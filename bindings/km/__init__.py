@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from km import ledger as ledger
     from km import loss as loss
     from km import overshadow as overshadow
+    from km import plot as plot
     from km import schedules as schedules
     from km import scores as scores
     from km import stats as stats
@@ -214,6 +215,7 @@ _PLACES = {
     "models": "loading",
     "overshadow": "",
     "patch": "patching",
+    "plot": "",
     "power": "comparison",
     "priming": "priming_measure",
     "schedules": "",

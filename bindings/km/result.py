@@ -19,6 +19,8 @@ from km.progress import in_notebook
 from km.table import Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from km.kb import KnowledgeBase
     from km.model import Model
 
@@ -53,6 +55,32 @@ class Result:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The table as an Arrow C stream."""
         return self.table.__arrow_c_stream__(requested_schema)
+
+    def plot(self, ax: Axes | None = None, kind: str | None = None, **options: Any) -> Axes:
+        """Plot the result with matplotlib (``pip install 'km[plot]'``).
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            None: new ones of pyplot.
+        kind : str, optional
+            None: the first that docs/plots.md lists for this result, such as a forest plot of a
+            study's findings.
+        **options
+            Of the function in :mod:`km.plot`, and what the kind of this result takes.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ArgumentError
+            The result has no such plot.
+        """
+        from km.plot import plot_result
+
+        return plot_result(self, ax, kind, **options)
 
     def _title(self) -> str:
         model = self.provenance.get("model") or {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km import _km
+from km.kaplan_meier import KaplanMeier, kaplan_meier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Interval",
+    "KaplanMeier",
     "Regression",
     "Test",
     "auroc",
@@ -28,6 +30,7 @@ __all__ = [
     "clustered_bootstrap",
     "holm",
     "items_needed",
+    "kaplan_meier",
     "kendall",
     "linear_regression",
     "mcnemar",
