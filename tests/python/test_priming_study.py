@@ -138,6 +138,16 @@ def test_findings_begin_with_what_could_be_seen(study: km.studies.PrimingStudy) 
     assert "<li>" in study._repr_html_()
 
 
+def test_the_conclusion_is_two_sentences(study: km.studies.PrimingStudy) -> None:
+    """What may be concluded with its figures, and what not; two keywords conclude nothing."""
+    may, may_not = study.conclusion.split(". ")
+    assert may.count("too few keywords") == 3 and "n = 2 keywords" in may
+    assert study.provenance["model"]["name"] in may
+    assert may_not.startswith("Nothing follows for other models") and "denominator" in may_not
+    assert study.conclusion in repr(study)
+    assert "Nothing follows for other models" in study._repr_html_()
+
+
 def test_memorisation_is_kept_only_where_the_interval_says_so(
     study: km.studies.PrimingStudy,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from km.ledger.book import Basis, freeze, judge
 from km.ledger.figures import READERS, Figure, figures
 from km.ledger.predictions import Prediction, Unit, predictions
-from km.ledger.verdicts import Verdict, spoken_figures, verdict_word
+from km.ledger.verdicts import Verdict, Word, spoken_figures, verdict_word
 
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
@@ -152,20 +152,28 @@ def judge_result(kb: KnowledgeBase | None, result: Result, run: int | None = Non
     return out
 
 
-def sentences(result: Result) -> list[str]:
-    """The words of a result on the shipped predictions, with their statements and figures."""
+def words(result: Result) -> dict[str, tuple[Word, str]]:
+    """The word of each shipped prediction that a result has the figures for, and those figures."""
     wanted = judged_by(result.measure)
     found = figures(result, wanted)
     adjusted = adjust(wanted, found)
-    out = []
+    out: dict[str, tuple[Word, str]] = {}
     for prediction in wanted:
         if prediction.id in found:
             estimate, low, high, n, _ = found[prediction.id]
             p = adjusted.get(prediction.id)
             word = verdict_word(prediction, estimate, low, high, n, p)
-            said = spoken_figures(prediction, estimate, low, high, n, p)
-            out.append(f"{word.capitalize()}, {prediction.id}: {prediction.statement} {said}.")
+            out[prediction.id] = word, spoken_figures(prediction, estimate, low, high, n, p)
     return out
+
+
+def sentences(result: Result) -> list[str]:
+    """The words of a result on the shipped predictions, with their statements and figures."""
+    known = {prediction.id: prediction.statement for prediction in judged_by(result.measure)}
+    return [
+        f"{word.capitalize()}, {id}: {known[id]} {said}."
+        for id, (word, said) in words(result).items()
+    ]
 
 
 def rows_of_run(run: int | None) -> str:

@@ -161,14 +161,16 @@ def _title(kb: KnowledgeBase) -> str:
 
 
 def _cards(info: Mapping[str, str]) -> list[dict[str, str]]:
+    """What the file holds, kinds of which there is nothing left out."""
     labels = {
-        "models": "models",
-        "runs": "runs",
-        "facts": "facts asked",
-        "measurements": "measured rows",
-        "evidence": "statistics on nodes",
+        "models": ("model", "models"),
+        "runs": ("run", "runs"),
+        "facts": ("fact asked", "facts asked"),
+        "measurements": ("measured row", "measured rows"),
+        "evidence": ("statistic on nodes", "statistics on nodes"),
     }
-    return [{"label": label, "value": f"{int(info[k]):,}"} for k, label in labels.items()]
+    counts = {name: int(info[name]) for name in labels}
+    return [{"label": labels[name][n != 1], "value": f"{n:,}"} for name, n in counts.items() if n]
 
 
 def _models(kb: KnowledgeBase, grids: Grids) -> Grid:

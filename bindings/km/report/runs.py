@@ -311,7 +311,9 @@ def _facts(row: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[
 def _parameters(parameters: Mapping[str, Any]) -> str:
     """Parameters without the keys of chunks, which are many."""
     plain = {
-        name: value for name, value in parameters.items() if name not in ("chunks", "relations")
+        name: value
+        for name, value in parameters.items()
+        if name != "relations" and not name.endswith("chunks")
     }
     text = canonical_json(plain)
     return text if len(text) <= 2_000 else text[:1_999] + "…"

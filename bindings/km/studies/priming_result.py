@@ -16,7 +16,7 @@ from km.studies.priming_compare import (
     compare_arms,
     mitigation_questions,
 )
-from km.studies.priming_words import describe_findings
+from km.studies.priming_words import conclude, describe_findings
 from km.table import Column, Table
 
 STUDY_ID = "learning.priming_study"
@@ -45,6 +45,8 @@ class PrimingStudy(ChunkedResult):
         The paper's correlation, the regression that replaces it, the threshold.
     findings : list of str
         What this model shows of the paper, in plain words, detectable differences first.
+    conclusion : str
+        Two sentences: what a reader may conclude, and what not.
     n_measured : int
         Arms measured by this call; the others were found in the knowledge base.
     evidence : list of dict
@@ -77,15 +79,16 @@ class PrimingStudy(ChunkedResult):
             threshold=float(self.parameters["threshold"]),
         )
         self.findings = describe_findings(self)
+        self.conclusion = conclude(self)
         self.evidence = _evidence(self)
 
     def __repr__(self) -> str:
-        return "\n".join([f"<km.PrimingStudy {self._title()}>", *self.findings])
+        return "\n".join([f"<km.PrimingStudy {self._title()}>", *self.findings, self.conclusion])
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<li>{escape(line)}</li>" for line in self.findings)
         return (
-            f"<div><b>{escape(self._title())}</b><ul>{lines}</ul>"
+            f"<div><b>{escape(self._title())}</b><p>{escape(self.conclusion)}</p><ul>{lines}</ul>"
             f"{self.comparisons._repr_html_()}{super()._repr_html_()}</div>"
         )
 

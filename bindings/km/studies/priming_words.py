@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from km import stats
-from km.ledger.record import sentences
+from km.ledger.record import sentences, words
 from km.studies.priming_compare import KEPT, find
 
 if TYPE_CHECKING:
@@ -18,6 +18,22 @@ ALPHA = 0.05
 # The words of the ledger for the sign of what was found; "equivalent to none" needs a smallest
 # effect of interest, which these comparisons have not.
 WORDS = {1: "Consistent", 0: "Inconclusive", -1: "Inconsistent"}
+
+# What a verdict says of a keyword's probability in other contexts.
+RAISED = {
+    "consistent": "raised",
+    "inconsistent": "lowered",
+    "equivalent to none": "changed by less than matters",
+    "inconclusive": "was not shown to change",
+    "not testable here": "was seen with too few keywords to say whether it changes",
+}
+SLOPE = {
+    "consistent": "primed more where the keyword was less probable before",
+    "inconsistent": "primed more where the keyword was more probable before",
+    "equivalent to none": "primed as much whether the keyword was probable before or not",
+    "inconclusive": "was not shown to prime more where the keyword was less probable before",
+    "not testable here": "was seen with too few keywords to say whether improbable ones prime more",
+}
 
 # Below so many texts a correlation is not worth a line.
 MIN_TEXTS = 4
@@ -104,6 +120,30 @@ def _ledger(study: PrimingStudy) -> Iterator[str]:
     if lines:
         yield "Predictions of the ledger, by its rule and after Holm over them:"
         yield from lines
+
+
+def conclude(study: PrimingStudy) -> str:
+    """Two sentences: what a reader may conclude, and what not."""
+    said = words(study)
+    model = study.provenance["model"]
+    name = f"{model['name']} ({model['precision']})"
+    if not said:
+        return (
+            f"The figures of {name} describe its texts alone: their intervals have another level "
+            "than the predictions, so that there are no verdicts. Nothing follows for other "
+            "models, texts or recipes."
+        )
+    text, keyword, slope = (
+        said[f"priming-{end}"] for end in ("beyond-unrelated-text", "beyond-other-keyword", "slope")
+    )
+    return (
+        f"In {name} learning one text by itself {RAISED[text[0]]} its keyword's probability in "
+        f"other contexts of its theme, compared with learning an unrelated text ({text[1]}), "
+        f"{RAISED[keyword[0]]} it compared with learning the text with another keyword "
+        f"({keyword[1]}), and {SLOPE[slope[0]]} ({slope[1]}). Nothing follows for other models, "
+        "texts or recipes, and the correlation of priming with the keyword's probability is no "
+        "evidence of its own, since that probability is priming's denominator."
+    )
 
 
 def _in_context(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

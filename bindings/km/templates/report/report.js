@@ -161,7 +161,8 @@ class Grid {
     this.next.disabled = begin + PAGE >= n;
   }
   line(row) {
-    return make("tr", {}, ...row.cells.map((cell, i) => make("td", { class: this.numeric[i] ? "n" : null }, figure(cell))));
+    const kind = (cell, i) => this.numeric[i] ? "n" : typeof cell === "string" && cell.length > 60 ? "long" : null;
+    return make("tr", {}, ...row.cells.map((cell, i) => make("td", { class: kind(cell, i) }, figure(cell))));
   }
 }
 function cellValue(cell) {
