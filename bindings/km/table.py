@@ -254,6 +254,46 @@ class Table:
         ]
         return _deliver("".join(line + "\n" for line in lines), path)
 
+    def to_latex(
+        self,
+        path: _Path | TextIO | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        caption: str = "",
+        label: str = "",
+        digits: int | Mapping[str, int] = 3,
+        intervals: bool = True,
+    ) -> str | None:
+        """Write a LaTeX table (package booktabs) or return it as text.
+
+        Parameters
+        ----------
+        path : path or open text file, optional
+            None: the text is returned.
+        columns : sequence of str, optional
+            Which, in this order; None: all.
+        caption, label : str
+            Left out where empty. The caption is escaped, a label may have letters, digits and
+            ``: . _ - / +``.
+        digits : int or mapping of column to int
+            Significant digits of real numbers; 3 where a mapping says nothing.
+        intervals : bool
+            Put an estimate and its interval into one cell, as 0.31 [0.24, 0.39]: ``X_low`` and
+            ``X_high`` belong to X, low and high to the real number before them.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such column, or digits or label are not valid.
+        """
+        from km.latex import to_latex
+
+        text = to_latex(
+            self, columns=columns, caption=caption, label=label, digits=digits,
+            intervals=intervals,
+        )  # fmt: skip
+        return _deliver(text, path)
+
     # ---- showing ----
 
     def plot(self, kind: str | None = None, ax: Axes | None = None, **options: Any) -> Axes:
