@@ -500,7 +500,9 @@ class DiffKS:
 
     Parameters
     ----------
-    variant : {"fused", "disentangled", "context"}
+    variant : {"fused", "disentangled", "context", "posterior"}
+        "posterior" (PostKS) needs generate=False, vectors=0 and mask_padding=True; its losses read
+        the responses.
     vocabulary : int
         Word ids are 0 .. vocabulary - 1; 0 padding, 1 unknown, 2 go, 3 end.
     embedding, hidden, decoder : int
@@ -520,6 +522,9 @@ class DiffKS:
     match : bool
         Add how alike candidates, the user's words and earlier choices are, which each batch says,
         with weights that are learned.
+    temperature, supervision : float
+        Of the posterior variant: how soft its draws of a candidate are (0: no draws, the expected
+        one), and the weight of the gold choice in its loss.
     seed : int
         Of first weights, dropout and sampled histories.
     threads : int
@@ -557,7 +562,7 @@ class DiffKS:
 
     def __new__(
         cls,
-        variant: Literal["fused", "disentangled", "context"],
+        variant: Literal["fused", "disentangled", "context", "posterior"],
         vocabulary: int,
         embedding: int,
         hidden: int,
@@ -569,6 +574,8 @@ class DiffKS:
         generate: bool = True,
         train_embedding: bool = True,
         match: bool = False,
+        temperature: float = 0.67,
+        supervision: float = 0.0,
         seed: int = 0,
         threads: int = 0,
     ) -> DiffKS: ...

@@ -93,18 +93,18 @@ static bool bad_argument(const km_args *in, const char *name, const char *wanted
 /* ---- making one ---- */
 
 static bool read_variant(const km_args *in, km_diffks_variant *out) {
-    static const char *const NAMES[] = {"fused", "disentangled", "context"};
+    static const char *const NAMES[] = {"fused", "disentangled", "context", "posterior"};
     const char *name = NULL;
     if (!km_arg_str(in, "variant", &name)) {
         return false;
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (strcmp(name, NAMES[i]) == 0) {
             *out = (km_diffks_variant)i;
             return true;
         }
     }
-    return bad_argument(in, "variant", "'fused', 'disentangled' or 'context'");
+    return bad_argument(in, "variant", "'fused', 'disentangled', 'context' or 'posterior'");
 }
 
 static bool read_weights(km_args *in, km_diffks_config *config) {
@@ -133,7 +133,9 @@ static bool read_config(km_args *in, km_diffks_config *config) {
            km_arg_bool(in, "mask_padding", &config->mask_padding) &&
            km_arg_bool(in, "generate", &config->generate) &&
            km_arg_bool(in, "train_embedding", &config->train_embedding) &&
-           km_arg_bool(in, "match", &config->match);
+           km_arg_bool(in, "match", &config->match) &&
+           km_arg_double(in, "temperature", &config->temperature) &&
+           km_arg_double(in, "supervision", &config->supervision);
 }
 
 static PyObject *diffks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {

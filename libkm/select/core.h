@@ -23,12 +23,15 @@
 #define km__respond KM_REAL(respond)
 #define km__respond_size KM_REAL(respond_size)
 #define km__drop KM_REAL(drop)
+#define km__posterior KM_REAL(posterior)
+#define km__posterior_back KM_REAL(posterior_back)
 
 /* What random numbers depend on, and what a pass is for. */
 typedef struct real_pass_options {
     km_diffks_options user;
     uint64_t seed, step;
     bool dropout;
+    bool noise; /* the posterior's candidates are drawn */
 } real_pass_options;
 
 /* How a turn's choice decodes (core_decode.c). */
@@ -53,13 +56,29 @@ typedef struct real_decoder {
     real *d_words;           /* (Rw, E) */
 } real_decoder;
 
+/* What the response says of a turn's knowledge (core_posterior.c). */
+typedef struct real_posterior {
+    real_run run;              /* the candidates' encoder over responses */
+    real *pair, *d_pair;       /* (T, 2 D) [q ; r] */
+    real *query, *d_query;     /* (T, D) tanh(post [q ; r]); d: before the tanh */
+    real *energies;            /* (R) e; the way back: derivatives */
+    real *chances, *shares;    /* (R) the posterior, and y */
+    real *mixture, *d_mixture; /* (T, D) g */
+    real *logits;              /* (T, V); the way back: derivatives */
+    real *d_response;          /* (T, D) of r */
+    real *ones;                /* (T) */
+    double *divergence, *bag;  /* (T) losses of each turn before their mean */
+    int64_t *n_words;          /* (T) words that count; a turn without any is left out */
+} real_posterior;
+
 typedef struct real_pass {
     km__plan *plan;
     real *const *w;   /* (P_COUNT) weights */
     real *const *d;   /* (P_COUNT) gradients; NULL without a way back */
     real_run runs[3]; /* contexts, sentences, lists */
-    uint8_t *keep[2]; /* (C, in), (W, in) 0: dropped */
-    real *x[2];       /* (C, in), (W, in) */
+    uint8_t
+        *keep[3]; /* (words, in) of contexts, sentences, the posterior's responses; 0: dropped */
+    real *x[3];   /* (words, in) */
     /* choosing */
     real *rows;   /* (L, D) s of list rows */
     real *second; /* (L, D) attn_k's left half times s (fused) or c (disentangled) */
@@ -84,8 +103,9 @@ typedef struct real_pass {
     real *d_second, *d_from, *d_context, *d_rows; /* (L, D) of second, from, c and rows */
     real *d_last;                                 /* (S, D) of s */
     real *d_words;                                /* (W, D) of the sentences' states */
-    real *d_x[2];                                 /* (C, in), (W, in) */
+    real *d_x[3];                                 /* (words, in) */
     real_decoder decoder;
+    real_posterior posterior;
 } real_pass;
 
 /* ---- core_pass.c ---- */
@@ -118,6 +138,16 @@ KM_NODISCARD km_status km__choose_back(km_ctx *ctx, real_pass *pass, km_error *e
 /* Context scores (pairs) and contributions (pairs, M) of a pass that has chosen. */
 KM_NODISCARD km_status km__pass_explain(real *context, real *contributions, km_ctx *ctx,
                                         real_pass *pass, km_error *err);
+
+/* ---- core_posterior.c ---- */
+
+/* Losses of the posterior variant, from prior scores and encoded responses; with a way back, the
+ * derivatives of the losses are taken on the spot. */
+KM_NODISCARD km_status km__posterior(km_diffks_losses *out, km_ctx *ctx, real_pass *pass,
+                                     const real_pass_options *options, km_error *err);
+/* On to q (d_q), s (d_last), r (run.d_last) and weights; adds to the first two. */
+KM_NODISCARD km_status km__posterior_back(km_ctx *ctx, real_pass *pass,
+                                          const real_pass_options *options, km_error *err);
 
 /* ---- core_decode.c ---- */
 

@@ -293,10 +293,9 @@ km_status km__choose(km_ctx *ctx, real_pass *pass, const real_pass_options *opti
                      km_error *err) {
     km__plan *plan = pass->plan;
     const bool ahead = options->user.history == KM_DIFFKS_GOLD ||
-                       plan->batch->history_offsets != NULL ||
-                       plan->config->variant == KM_DIFFKS_CONTEXT;
+                       plan->batch->history_offsets != NULL || !km__diffks_recalls(plan->config);
     gather_rows(pass);
-    if (plan->config->variant != KM_DIFFKS_CONTEXT) {
+    if (km__diffks_recalls(plan->config)) {
         KM_TRY(share(ctx, pass, err));
     }
     for (int64_t t = 0; ahead && plan->batch->gold != NULL && t < plan->batch->n_turns; t++) {
@@ -479,7 +478,7 @@ static void clear(real_pass *pass) {
     const size_t d = (size_t)width_of(pass) * sizeof(real);
     memset(pass->d_q, 0, (size_t)plan->batch->n_turns * d);
     memset(pass->d_rows, 0, (size_t)plan->lists.rows * d);
-    if (plan->config->variant != KM_DIFFKS_CONTEXT) {
+    if (km__diffks_recalls(plan->config)) {
         memset(pass->d_v, 0, (size_t)plan->batch->n_turns * d);
         memset(pass->d_query, 0, (size_t)plan->batch->n_turns * d);
         memset(pass->d_second, 0, (size_t)plan->lists.rows * d);
@@ -619,7 +618,7 @@ km_status km__choose_back(km_ctx *ctx, real_pass *pass, km_error *err) {
     clear(pass);
     KM_TRY(km_parallel_for(ctx, plan->batch->n_turns, 1, back_turns, &w, err));
     KM_TRY(km_parallel_for(ctx, plan->batch->n_lists, 1, add_lists, &w, err));
-    if (plan->config->variant != KM_DIFFKS_CONTEXT) {
+    if (km__diffks_recalls(plan->config)) {
         KM_TRY(attention_weights(ctx, pass, err));
         KM_TRY(attention_inputs(ctx, pass, err));
     }

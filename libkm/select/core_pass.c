@@ -49,6 +49,38 @@ static void place_encoders(real_pass *pass, km__room *room) {
     }
 }
 
+/* Responses go through the candidates' encoder. */
+static void place_posterior(real_pass *pass, km__room *room) {
+    const km__plan *plan = pass->plan;
+    real_posterior *post = &pass->posterior;
+    const int64_t in = km__diffks_input(plan->config), h = plan->config->hidden, d = 2 * h;
+    const int64_t n = plan->batch->n_turns;
+    post->run.w = pass->runs[1].w;
+    place_run(&post->run, room, &plan->responses, plan->training);
+    post->run.x = pass->x[2] = take(room, plan->responses.rows, in);
+    post->pair = take(room, n, 2 * d);
+    post->query = take(room, n, d);
+    post->energies = take(room, plan->n_pairs, 1);
+    post->chances = take(room, plan->n_pairs, 1);
+    post->shares = take(room, plan->n_pairs, 1);
+    post->mixture = take(room, n, d);
+    post->logits = take(room, n, plan->config->vocabulary);
+    post->divergence = km__room_take(room, n, sizeof(double));
+    post->bag = km__room_take(room, n, sizeof(double));
+    post->n_words = km__room_take(room, n, sizeof(int64_t));
+    if (plan->training) {
+        post->run.d = pass->runs[1].d;
+        pass->keep[2] = km__room_take(room, plan->responses.rows, (size_t)in);
+        pass->d_x[2] = plan->config->train_embedding ? take(room, plan->responses.rows, in) : NULL;
+        post->run.dx = pass->d_x[2];
+        post->d_pair = take(room, n, 2 * d);
+        post->d_query = take(room, n, d);
+        post->d_mixture = take(room, n, d);
+        post->run.d_last = post->d_response = take(room, n, d);
+        post->ones = take(room, n, 1);
+    }
+}
+
 static void place_lists(real_pass *pass, km__room *room) {
     const km__plan *plan = pass->plan;
     const int64_t d = 2 * plan->config->hidden;
@@ -70,7 +102,7 @@ static void place_choosing(real_pass *pass, km__room *room) {
     const int64_t d = 2 * plan->config->hidden;
     pass->rows = take(room, plan->lists.rows, d);
     pass->scores = take(room, plan->n_pairs, 1);
-    if (plan->config->variant == KM_DIFFKS_CONTEXT) {
+    if (!km__diffks_recalls(plan->config)) {
         return;
     }
     place_lists(pass, room);
@@ -96,7 +128,7 @@ static void place_back(real_pass *pass, km__room *room) {
     pass->d_last = take(room, plan->sentences.n, d);
     pass->runs[0].d_last = pass->d_q;
     pass->runs[1].d_last = pass->d_last;
-    if (plan->config->variant == KM_DIFFKS_CONTEXT) {
+    if (!km__diffks_recalls(plan->config)) {
         return;
     }
     pass->d_c = take(room, plan->n_pairs, d);
@@ -182,6 +214,9 @@ size_t km__pass_lay_out(real_pass *pass, km__plan *plan, real *const *w, real *c
     if (plan->decode) {
         place_decoder(pass, &room);
     }
+    if (plan->posterior) {
+        place_posterior(pass, &room);
+    }
     return room.used;
 }
 
@@ -217,13 +252,22 @@ static km_status drop_range(void *payload, int64_t begin, int64_t end, int worke
     return KM_OK;
 }
 
-/* What encoder 0 (contexts) or 1 (sentences) reads. */
+static const real_run *encoder_run(const real_pass *pass, int which) {
+    return which < 2 ? &pass->runs[which] : &pass->posterior.run;
+}
+
+static const int32_t *ids_of(const real_pass *pass, int which) {
+    const km_diffks_batch *b = pass->plan->batch;
+    return which == 0 ? b->context_tokens : which == 1 ? b->sentence_tokens : b->response_tokens;
+}
+
+/* What encoders read: 0 contexts, 1 sentences, 2 the posterior's responses. */
 static km_status embed(km_ctx *ctx, real_pass *pass, int which, const real_pass_options *o,
                        km_error *err) {
     const km_diffks_batch *b = pass->plan->batch;
     const km_diffks_config *config = pass->plan->config;
-    const int64_t in = km__diffks_input(config), rows = pass->runs[which].seq->rows;
-    const int32_t *ids = which == 0 ? b->context_tokens : b->sentence_tokens;
+    const int64_t in = km__diffks_input(config), rows = encoder_run(pass, which)->seq->rows;
+    const int32_t *ids = ids_of(pass, which);
     const float *vectors = which == 0 ? b->context_vectors : b->sentence_vectors;
     for (int64_t i = 0; i < rows && config->vectors == 0; i++) {
         memcpy(pass->x[which] + i * in, pass->w[P_E] + ids[i] * in, (size_t)in * sizeof(real));
@@ -243,15 +287,18 @@ km_status km__encode(km_ctx *ctx, real_pass *pass, const real_pass_options *opti
                      km_error *err) {
     KM_TRY(embed(ctx, pass, 0, options, err));
     KM_TRY(embed(ctx, pass, 1, options, err));
+    if (pass->plan->posterior) {
+        KM_TRY(embed(ctx, pass, 2, options, err));
+        KM_TRY(km__gru_forward(ctx, &pass->posterior.run, 1, err));
+    }
     return km__gru_forward(ctx, pass->runs, 2, err);
 }
 
 static void embeddings_back(real_pass *pass, int which, const real_pass_options *o) {
-    const km_diffks_batch *b = pass->plan->batch;
     const int64_t in = km__diffks_input(pass->plan->config);
-    const int32_t *ids = which == 0 ? b->context_tokens : b->sentence_tokens;
+    const int32_t *ids = ids_of(pass, which);
     const real scale = (real)(1.0 / (1.0 - (o->dropout ? pass->plan->config->dropout : 0.0)));
-    for (int64_t i = 0; i < pass->runs[which].seq->rows; i++) {
+    for (int64_t i = 0; i < encoder_run(pass, which)->seq->rows; i++) {
         real *to = pass->d[P_E] + ids[i] * in;
         const real *from = pass->d_x[which] + i * in;
         const uint8_t *keep = pass->keep[which] + i * in;
@@ -289,7 +336,19 @@ static bool gold_is_best(const real *scores, int64_t k, int64_t gold, bool allow
     return true;
 }
 
-static void selection_loss(km_diffks_losses *out, real_pass *pass, const real_pass_options *o) {
+static void count_hits(km_diffks_losses *out, const real_pass *pass, const real_pass_options *o) {
+    const km__plan *plan = pass->plan;
+    for (int64_t t = 0; t < plan->batch->n_turns; t++) {
+        const int64_t gold = plan->batch->gold[t];
+        if (gold > 0) {
+            out->n_labelled++;
+            out->n_correct += gold_is_best(pass->scores + plan->pairs[t],
+                                           km__plan_candidates(plan, t), gold, o->user.allow_none);
+        }
+    }
+}
+
+static void selection_loss(km_diffks_losses *out, real_pass *pass) {
     const km__plan *plan = pass->plan;
     for (int64_t t = 0; t < plan->batch->n_turns; t++) {
         const int64_t first = plan->pairs[t], n = plan->pairs[t + 1] - first;
@@ -300,9 +359,6 @@ static void selection_loss(km_diffks_losses *out, real_pass *pass, const real_pa
             out->selection_loss +=
                 cross_entropy(pass->scores + first, d, n,
                               plan->pads[t] > 0 ? (double)plan->pads[t] : 1.0, gold, mean);
-            out->n_labelled++;
-            out->n_correct += gold_is_best(pass->scores + first, km__plan_candidates(plan, t), gold,
-                                           o->user.allow_none);
         } else if (d != NULL) {
             memset(d, 0, (size_t)n * sizeof(real));
         }
@@ -326,7 +382,12 @@ km_status km__pass_judge(km_diffks_losses *out, km_ctx *ctx, real_pass *pass,
     memset(out, 0, sizeof *out);
     KM_TRY(km__choose(ctx, pass, options, err));
     if (pass->plan->losses) {
-        selection_loss(out, pass, options);
+        count_hits(out, pass, options);
+    }
+    if (pass->plan->posterior) {
+        KM_TRY(km__posterior(out, ctx, pass, options, err));
+    } else if (pass->plan->losses) {
+        selection_loss(out, pass);
     }
     if (pass->plan->decode) {
         KM_TRY(km__decode(ctx, pass, options, err));
@@ -346,8 +407,12 @@ km_status km__pass_back(km_ctx *ctx, real_pass *pass, const real_pass_options *o
         memset(pass->d_words, 0, (size_t)(plan->sentences.rows * d) * sizeof(real));
         KM_TRY(km__decode_back(ctx, pass, options, err));
     }
+    if (plan->posterior) {
+        KM_TRY(km__posterior_back(ctx, pass, options, err));
+        KM_TRY(km__gru_backward(ctx, &pass->posterior.run, 1, err));
+    }
     KM_TRY(km__gru_backward(ctx, pass->runs, 2, err));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (pass->d_x[i] != NULL) {
             embeddings_back(pass, i, options);
         }

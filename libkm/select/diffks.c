@@ -47,9 +47,25 @@ static km_status check_weights(const km_diffks_config *c, km_error *err) {
     return sum > 0.0 ? KM_OK : KM_SET(err, KM_EINVAL, "the weights of earlier turns are all 0");
 }
 
+/* What the posterior variant does without. */
+static km_status check_posterior(const km_diffks_config *c, km_error *err) {
+    if (!(c->temperature >= 0.0 && isfinite(c->temperature)) ||
+        !(c->supervision >= 0.0 && isfinite(c->supervision))) {
+        return KM_SET(err, KM_EINVAL,
+                      "temperature is %g and supervision %g; they must be at least 0 and finite",
+                      c->temperature, c->supervision);
+    }
+    if (c->variant == KM_DIFFKS_POSTERIOR && (c->generate || c->vectors > 0 || !c->mask_padding)) {
+        return KM_SET(
+            err, KM_EINVAL,
+            "the posterior variant needs generate false, vectors 0 and mask_padding true");
+    }
+    return KM_OK;
+}
+
 static km_status check_config(const km_diffks_config *c, km_error *err) {
     if (c->variant != KM_DIFFKS_FUSED && c->variant != KM_DIFFKS_DISENTANGLED &&
-        c->variant != KM_DIFFKS_CONTEXT) {
+        c->variant != KM_DIFFKS_CONTEXT && c->variant != KM_DIFFKS_POSTERIOR) {
         return KM_SET(err, KM_EINVAL, "there is no variant %d", (int)c->variant);
     }
     KM_TRY(check_width("vocabulary", c->vocabulary, 4, err));
@@ -61,6 +77,7 @@ static km_status check_config(const km_diffks_config *c, km_error *err) {
         return KM_SET(err, KM_EINVAL, "dropout is %g; it must be at least 0 and below 1",
                       c->dropout);
     }
+    KM_TRY(check_posterior(c, err));
     return check_weights(c, err);
 }
 
@@ -72,6 +89,9 @@ static double spread_of(const km_diffks *model, int index) {
     const int64_t d = 2 * model->config.hidden, h = model->config.decoder;
     if (index == P_MATCH) {
         return 0.0;
+    }
+    if (index >= P_POST) {
+        return 1.0 / sqrt((double)(index < P_BOW ? 2 * d : d));
     }
     if (index < P_TILDE) {
         return 1.0 / sqrt((double)model->config.hidden);
@@ -277,7 +297,8 @@ static km_status begin(journey *j, km_diffks *model, const km_diffks_batch *batc
     j->options = (real_pass_options){.user = *options,
                                      .seed = model->seed,
                                      .step = (uint64_t)km_diffks_steps(model),
-                                     .dropout = wish.training && model->config.dropout > 0.0};
+                                     .dropout = wish.training && model->config.dropout > 0.0,
+                                     .noise = wish.training && model->config.temperature > 0.0};
     return km__encode(model->ctx, &j->pass, &j->options, err);
 }
 

@@ -106,7 +106,7 @@ static km_status check_words(const km_diffks_batch *b, const km_diffks_config *c
 /* Whether a turn's history needs gold choices. */
 static bool needs_gold(const km_diffks_batch *b, const km_diffks_config *config,
                        km__plan_wish wish) {
-    const bool several = b->n_turns > b->n_dialogues && config->variant != KM_DIFFKS_CONTEXT;
+    const bool several = b->n_turns > b->n_dialogues && km__diffks_recalls(config);
     return wish.losses || (several && b->history_offsets == NULL && wish.history != KM_DIFFKS_OWN);
 }
 
@@ -180,7 +180,7 @@ static km_status order_sequences(km__sequences *out, km__plan *plan, const int64
 
 static void number_turns(km__plan *plan) {
     const km_diffks_batch *b = plan->batch;
-    const bool history = plan->config->variant != KM_DIFFKS_CONTEXT;
+    const bool history = km__diffks_recalls(plan->config);
     for (int64_t d = 0; d < b->n_dialogues; d++) {
         const int64_t first = b->dialogue_offsets[d];
         for (int64_t t = first; t < b->dialogue_offsets[d + 1]; t++) {
@@ -357,6 +357,10 @@ static km_status check_batch(const km_diffks_batch *b, const km_diffks_config *c
     KM_TRY(check_counts(b, err));
     KM_TRY(check_candidates(b, err));
     KM_TRY(check_words(b, config, err));
+    if (wish.losses && config->variant == KM_DIFFKS_POSTERIOR && b->response_offsets == NULL) {
+        return KM_SET(err, KM_EINVAL,
+                      "response_offsets is missing: the posterior reads the responses");
+    }
     return check_gold(b, config, wish, err);
 }
 
@@ -367,7 +371,8 @@ km_status km__plan_new(km__plan *out, km_ctx *ctx, const km_diffks_config *confi
                      .batch = batch,
                      .losses = wish.losses,
                      .training = wish.training,
-                     .decode = wish.losses && config->generate && batch->response_offsets != NULL};
+                     .decode = wish.losses && config->generate && batch->response_offsets != NULL,
+                     .posterior = wish.losses && config->variant == KM_DIFFKS_POSTERIOR};
     KM_TRY(check_batch(batch, config, wish, err));
     KM_TRY(km_arena_new(&plan.arena, ctx, err));
     KM_GO(plan_turns(&plan, err));
@@ -377,6 +382,10 @@ km_status km__plan_new(km__plan *out, km_ctx *ctx, const km_diffks_config *confi
     KM_GO(order_sequences(&plan.lists, &plan, batch->list_offsets, batch->n_lists, err));
     if (plan.decode) {
         KM_GO(plan_responses(&plan, err));
+    }
+    if (plan.posterior) {
+        KM_GO(
+            order_sequences(&plan.responses, &plan, batch->response_offsets, batch->n_turns, err));
     }
     *out = plan;
     plan.arena = NULL;
@@ -437,6 +446,10 @@ static const char *const NAMES[P_COUNT] = {
     "copy.weight",
     "copy.bias",
     "match.weight",
+    "post.weight",
+    "post.bias",
+    "bow.weight",
+    "bow.bias",
 };
 
 static void set_shape(km__shape *shapes, int index, int n_dims, int64_t a, int64_t b, int64_t c) {
@@ -466,7 +479,7 @@ void km__diffks_shapes(km__shape *shapes, const km_diffks_config *config) {
     if (config->vectors == 0 || config->generate) {
         set_shape(shapes, P_E, 2, v, e, 1);
     }
-    if (config->variant != KM_DIFFKS_CONTEXT) {
+    if (km__diffks_recalls(config)) {
         set_encoder(shapes, P_CMP, d, config->hidden);
         set_shape(shapes, P_TILDE, 2, d, 2 * d, 1);
         set_shape(shapes, P_TILDE_B, 1, d, 1, 1);
@@ -485,5 +498,11 @@ void km__diffks_shapes(km__shape *shapes, const km_diffks_config *config) {
     }
     if (config->match) {
         set_shape(shapes, P_MATCH, 1, 3, 1, 1);
+    }
+    if (config->variant == KM_DIFFKS_POSTERIOR) {
+        set_shape(shapes, P_POST, 2, d, 2 * d, 1);
+        set_shape(shapes, P_POST_B, 1, d, 1, 1);
+        set_shape(shapes, P_BOW, 2, v, d, 1);
+        set_shape(shapes, P_BOW_B, 1, v, 1, 1);
     }
 }

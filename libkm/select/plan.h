@@ -30,6 +30,10 @@ enum {
     P_COPY,
     P_COPY_B,
     P_MATCH,
+    P_POST,
+    P_POST_B,
+    P_BOW,
+    P_BOW_B,
     P_COUNT
 };
 
@@ -41,6 +45,11 @@ typedef struct km__shape {
 
 /* shapes (P_COUNT) */
 void km__diffks_shapes(km__shape *shapes, const km_diffks_config *config);
+
+/* Whether earlier choices have a say in the scores. */
+static inline bool km__diffks_recalls(const km_diffks_config *config) {
+    return config->variant == KM_DIFFKS_FUSED || config->variant == KM_DIFFKS_DISENTANGLED;
+}
 
 /* Width of what the encoders read. */
 static inline int64_t km__diffks_input(const km_diffks_config *config) {
@@ -58,7 +67,9 @@ typedef struct km__plan {
     const km_diffks_batch *batch;
     km_arena *arena;
     bool losses, training, decode;
-    km__sequences contexts, sentences, lists, responses;
+    bool posterior; /* losses are those of the posterior variant */
+    km__sequences contexts, sentences, lists;
+    km__sequences responses; /* those that are decoded; posterior: of all turns, with go and end */
     int64_t n_pairs, n_pasts, n_terms, n_levels, n_copy;
     int64_t *level;         /* (T) number of the turn in its dialogue */
     int64_t *candidates;    /* (T + 1) where those of each turn begin */

@@ -299,6 +299,20 @@ static km_status diffks(fixture *f, km_error *err) {
     return status;
 }
 
+/* Its losses read responses, and it does not answer. */
+static km_status posterior(fixture *f, km_error *err) {
+    const km_diffks_options options = KM_DIFFKS_OPTIONS_INIT;
+    const km_diffks_batch batch = sb_batch();
+    km_diffks_config config = sb_config(KM_DIFFKS_POSTERIOR);
+    km_diffks_losses losses;
+    km_diffks *model = NULL;
+    config.generate = false;
+    KM_TRY(km_diffks_new(&model, f->ctx, &config, 1, err));
+    const km_status status = km_diffks_gradient(&losses, model, &batch, &options, err);
+    km_diffks_free(model);
+    return status;
+}
+
 /* A step of whole weights that fails leaves them as they are, and the next one works. */
 static km_status train_with(fixture *f, km_model *model, int32_t rank, km_error *err) {
     static const int64_t offsets[] = {0, 5, 8};
@@ -703,6 +717,7 @@ static const struct {
               {"km_optimizer_new", optimizer},
               {"km_trainer_new, step, reset", trainer},
               {"km_diffks_new, loss, gradient, step, select, respond", diffks},
+              {"km_diffks_new, gradient of the posterior variant", posterior},
               {"km_neurons_run_into", neurons},
               {"km_circuit_run, evaluate", circuit},
               {"km_tokenizer_encode", encode},

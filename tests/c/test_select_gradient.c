@@ -33,6 +33,7 @@ static void setup_init(setup *s, km_diffks_config config, km_diffks_history hist
     s->options.seed = 5;
     s->options.step = 3;
     s->options.dropout = config.dropout > 0.0;
+    s->options.noise = config.temperature > 0.0;
     for (int i = 0; i < 32 * SB_VECTORS; i++) {
         s->vectors[i] = (float)km_random_normal(8, 1, (uint64_t)i);
     }
@@ -142,6 +143,21 @@ static void test_context(void **state) {
     check_variant(KM_DIFFKS_CONTEXT);
 }
 
+/* Turns without a response that counts, and ones without gold, are among those of the batch. */
+static void test_posterior(void **state) {
+    (void)state;
+    km_diffks_config config = sb_config(KM_DIFFKS_POSTERIOR);
+    config.generate = false;
+    config.dropout = 0.3;
+    check_config(config, KM_DIFFKS_GOLD);
+    config.dropout = config.temperature = 0.0;
+    config.supervision = 0.4;
+    check_config(config, KM_DIFFKS_OWN);
+    config.temperature = 1.5;
+    config.match = true;
+    check_config(config, KM_DIFFKS_GOLD);
+}
+
 /* History that comes with the batch, beside that of the dialogue's turns. */
 static void test_given_history(void **state) {
     static const int64_t sentences[] = {5, 1, 4, 2, 0}, offsets[] = {0, 1, 1, 4, 4, 5, 5};
@@ -161,9 +177,8 @@ static void test_given_history(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fused),
-        cmocka_unit_test(test_disentangled),
-        cmocka_unit_test(test_context),
+        cmocka_unit_test(test_fused),         cmocka_unit_test(test_disentangled),
+        cmocka_unit_test(test_context),       cmocka_unit_test(test_posterior),
         cmocka_unit_test(test_given_history),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

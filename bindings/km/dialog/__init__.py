@@ -18,6 +18,7 @@ from km.dialog.dialogues import (
 from km.dialog.diffks import DiffKS, Sampling
 from km.dialog.evaluation import SelectionEvaluation
 from km.dialog.other_readers import read_flodial, read_kdconv
+from km.dialog.postks import PostKS
 from km.dialog.readers import read_dialogues, read_unified_dialogues
 from km.dialog.selectors import (
     BM25,
@@ -42,6 +43,7 @@ __all__ = [
     "DialogueTurn",
     "DiffKS",
     "MeanPooled",
+    "PostKS",
     "Random",
     "Reply",
     "ResponseLikelihood",

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from km import _km
 from km.arguments import need, real_number, several, whole_number
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 Variant: TypeAlias = Literal["disentangled", "fused", "context"]
+NetworkVariant: TypeAlias = Literal["disentangled", "fused", "context", "posterior"]
 Embeddings: TypeAlias = Literal["random", "model", "states"]
 Training: TypeAlias = Literal["gold", "scheduled"]
 
@@ -60,7 +61,8 @@ CURVE = (
     Column("epoch", "int64", "", "Finished epochs."),
     Column("loss", "double", "nats", "Mean over the epoch's batches of the loss, with dropout."),
     Column("selection_loss", "double", "nats", "Its part from selecting."),
-    Column("word_loss", "double", "nats", "Its part from answering; null without a decoder."),
+    Column("word_loss", "double", "nats", "Its part from answering; null where answers are not "
+           "read."),
     Column("train_accuracy", "double", "share", "On turns with a gold sentence, while training."),
     Column("own_share", "double", "share", "Of histories that were the model's own choices."),
     Column("valid_own", "double", "share", "Accuracy on validation turns with a gold sentence, on "
@@ -186,7 +188,7 @@ class DiffKS(Selector):
     """
 
     uses_history = True
-    parameter_names = (
+    parameter_names: ClassVar[tuple[str, ...]] = (
         "variant", "embedding", "hidden", "decoder", "dropout", "weights", "mask_padding",
         "generate", "vocabulary", "embeddings", "model", "match", "history", "sampling",
         "learning_rate", "clip", "batch_size", "epochs", "patience", "allow_none", "max_words",
@@ -221,7 +223,9 @@ class DiffKS(Selector):
         seed: int = 0,
         threads: int = 0,
     ) -> None:
-        self.variant = _one_of("variant", variant, ("disentangled", "fused", "context"))
+        self.variant: NetworkVariant = _one_of(
+            "variant", variant, ("disentangled", "fused", "context")
+        )
         self.embedding = whole_number("embedding", embedding, 1)
         self.hidden = whole_number("hidden", hidden, 1)
         self.decoder = whole_number("decoder", decoder, 1)
@@ -361,6 +365,7 @@ class DiffKS(Selector):
             match=self.match,
             seed=self.seed,
             threads=self.threads,
+            **self._loss_settings(),
         )
         if self.match:
             np.asarray(network.parameters()["match.weight"])[...] = FIRST_MATCH
@@ -371,6 +376,15 @@ class DiffKS(Selector):
             )
         return network
 
+    def _loss_settings(self) -> dict[str, float]:
+        """What the network is told of its loss."""
+        return {}
+
+    @property
+    def _reads_responses(self) -> bool:
+        """Whether training needs the answers."""
+        return self.generate
+
     def _n_words(self) -> int:
         if isinstance(self._reader, WordReader):
             return len(self._reader.vocabulary)
@@ -379,7 +393,7 @@ class DiffKS(Selector):
     def _encode(self, dialogues: DialogueSet) -> EncodedDialogues:
         assert self._reader is not None
         return EncodedDialogues(
-            dialogues, self._reader, self.max_context, self.generate, self._matcher
+            dialogues, self._reader, self.max_context, self._reads_responses, self._matcher
         )
 
     def _train(
@@ -441,7 +455,7 @@ class DiffKS(Selector):
             "epoch": epoch + 1,
             "loss": totals["loss"] / n,
             "selection_loss": totals["selection_loss"] / n,
-            "word_loss": totals["word_loss"] / n if self.generate else None,
+            "word_loss": totals["word_loss"] / n if self._reads_responses else None,
             "train_accuracy": totals["correct"] / max(totals["labelled"], 1),
             "own_share": share,
         }

@@ -21,6 +21,7 @@ from km.dialog.diffks import DiffKS, Progression, Sampling
 from km.dialog.encoding import WordReader
 from km.dialog.language_model import HiddenStates, Projection, StateReader, TokenReader
 from km.dialog.matching import Matcher
+from km.dialog.postks import PostKS
 from km.dialog.vocabulary import SPECIAL, Vocabulary
 from km.errors import ArgumentError, FormatError
 from km.folder_lock import FolderLock
@@ -93,10 +94,10 @@ def load_selector(folder: str | os.PathLike[str], model: Model | None) -> DiffKS
     weights, _ = read_tensors(place / WEIGHTS, ours=True)
     try:
         parameters = dict(facts["parameters"])
-        if parameters["sampling"] is not None:
+        if parameters.get("sampling") is not None:
             parameters["sampling"] = Sampling(**parameters["sampling"])
         parameters["model"] = _same_model(place, parameters["model"], model)
-        selector = DiffKS(parameters.pop("variant"), **parameters)
+        selector = _make(parameters)
         selector._none_text = str(facts["none_text"])
         selector._progression = Progression(list(facts["curve"]), int(facts["best_epoch"]))
     except (TypeError, KeyError) as error:
@@ -105,6 +106,13 @@ def load_selector(folder: str | os.PathLike[str], model: Model | None) -> DiffKS
     if selector.match:
         selector._matcher = Matcher.from_facts(facts["match"], str(place / FACTS))
     return selector
+
+
+def _make(parameters: dict[str, Any]) -> DiffKS:
+    variant = parameters.pop("variant")
+    if variant == "posterior":
+        return PostKS(**parameters)
+    return DiffKS(variant, **parameters)
 
 
 def _restore(place: Path, selector: DiffKS, vocabulary: Any, weights: dict[str, Array]) -> None:

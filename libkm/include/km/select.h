@@ -15,6 +15,7 @@
  *   score, disentangled:  s_j . q, and after the first turn + attn_v . tanh(attn_q o_j + attn_k
  *                         [c_j ; o_j])
  *   score, context:       s_j . q
+ *   score, posterior:     s_j . q as well (PostKS, below)
  *   with `match` each has + match_1 u_j + match_2 (sum over m of w_m x(l_m, j)) + match_3 [j is one
  *   of the last M choices], u_j and x being how alike a candidate and the user's words or two
  *   sentences are, which the batch says (ours, not the paper's)
@@ -24,6 +25,20 @@
  *   selection loss: summed over turn numbers, the mean over dialogues of -log softmax(score)[gold];
  *            turns with gold 0 are left out, and 0/0 is 0
  *   word loss: summed over responses, the mean over words other than `unk` of -log P
+ *
+ * Posterior knowledge selection (PostKS: Lian, Xie, Wang, Peng and Wu, IJCAI 2019) has no history
+ * and needs no gold choice: while it learns it reads the response too.
+ *
+ *   r         = last states of the candidates' GRU over the response
+ *   prior     = softmax over j of s_j . q
+ *   posterior = softmax over j of e_j = s_j . tanh(post [q ; r])
+ *   g         = sum over j of y_j s_j; y = softmax((e + noise) / temperature), noise of the
+ * standard Gumbel distribution, when gradients are taken; without them, or with temperature 0, y =
+ * posterior selection loss: mean over turns with a response of sum over j of posterior (log
+ * posterior - log prior) and, where gold > 0, - supervision log posterior[gold] (ours, not the
+ * paper's) word loss: mean over the same turns of the mean over the response's words other than
+ * padding, unknown, go and end of -log softmax(bow g)[word]: the bag-of-words loss. There is no
+ *            decoder, so its likelihood of the response is not part of the loss
  *
  * Word ids 0, 1, 2, 3 are padding, unknown, go and end. Losses are in nats. float32; gradients and
  * results have the same bits for any number of threads.
@@ -43,7 +58,9 @@ enum { KM_DIFFKS_PAD = 0, KM_DIFFKS_UNK, KM_DIFFKS_GO, KM_DIFFKS_EOS };
 typedef enum km_diffks_variant {
     KM_DIFFKS_FUSED = 0,
     KM_DIFFKS_DISENTANGLED,
-    KM_DIFFKS_CONTEXT /* no history: neither cmp, tilde nor attn exist */
+    KM_DIFFKS_CONTEXT,  /* no history: neither cmp, tilde nor attn exist */
+    KM_DIFFKS_POSTERIOR /* nor here, but post and bow. It has neither decoder nor vectors, and masks
+                           padding */
 } km_diffks_variant;
 
 typedef struct km_diffks_config {
@@ -62,9 +79,25 @@ typedef struct km_diffks_config {
     bool generate;        /* there is a decoder */
     bool train_embedding; /* false: E stays as it was given */
     bool match;           /* scores have the terms of match_1 .. match_3, 0 at first */
+    double temperature;   /* of the posterior variant's g: at least 0 */
+    double supervision;   /* of its loss: at least 0 */
 } km_diffks_config;
 #define KM_DIFFKS_CONFIG_INIT                                                                      \
-    {KM_DIFFKS_DISENTANGLED, 0, 300, 200, 400, 0, 2, {0.7, 0.3}, 0.5, true, true, true, false}
+    {KM_DIFFKS_DISENTANGLED,                                                                       \
+     0,                                                                                            \
+     300,                                                                                          \
+     200,                                                                                          \
+     400,                                                                                          \
+     0,                                                                                            \
+     2,                                                                                            \
+     {0.7, 0.3},                                                                                   \
+     0.5,                                                                                          \
+     true,                                                                                         \
+     true,                                                                                         \
+     true,                                                                                         \
+     false,                                                                                        \
+     0.67,                                                                                         \
+     0.0}
 
 typedef struct km_diffks km_diffks;
 
@@ -83,8 +116,8 @@ KM_API km_diffks_config km_diffks_get_config(const km_diffks *model);
 
 /* One array of weights: E, ctx.h_init, ctx.weight_ih_l0, ... ctx.bias_hh_l0_reverse, the same of
  * sent and cmp, tilde.weight, tilde.bias, attn_q.weight, attn_k.weight, attn_v.weight, init.weight,
- * init.bias, dec.weight_ih_l0, ..., out.weight, out.bias, copy.weight, copy.bias, match.weight;
- * those that the configuration has. */
+ * init.bias, dec.weight_ih_l0, ..., out.weight, out.bias, copy.weight, copy.bias, match.weight,
+ * post.weight, post.bias, bow.weight, bow.bias; those that the configuration has. */
 typedef struct km_diffks_parameter {
     const char *name;
     int n_dims;
@@ -126,7 +159,8 @@ typedef struct km_diffks_batch {
     const int32_t *context_tokens;    /* word ids of all contexts */
     const int64_t *context_offsets;   /* (T + 1) */
     const int64_t *gold;              /* (T) index in the turn's list; 0: none. NULL: unknown */
-    const int32_t *response_tokens;   /* go ... end of all responses; NULL: none */
+    const int32_t *response_tokens;   /* go ... end of all responses; NULL: none (losses of the
+                                         posterior variant need them) */
     const int64_t *response_offsets;  /* (T + 1); an empty response counts for nothing */
     const int64_t *history_sentences; /* what was chosen before, the latest first, for each turn;
                                          NULL: the dialogue's turns say it */
