@@ -158,6 +158,19 @@ def test_the_shipped_selector_says_why(kb: km.KnowledgeBase) -> None:
     assert len(why) == len(talk.replies[-1].candidates)
 
 
+def test_a_notebook_shows_what_was_said(kb: km.KnowledgeBase) -> None:
+    talk = chat(kb, selector=BM25())
+    assert "Nothing was asked yet" in talk._repr_html_()
+    reply = talk.ask("What is <b>knowledge</b> overshadowing?")
+    talk.ask("Which wine goes with salmon?")
+    shown = talk._repr_html_()
+    assert "&lt;b&gt;knowledge&lt;/b&gt;" in shown and "<b>knowledge" not in shown
+    assert reply.sentence is not None and reply.source in shown
+    assert f"chosen from {len(reply.candidates)} sentences" in shown
+    assert shown.count("<details>") == 1  # what was refused rests on nothing
+    assert "Nothing in this knowledge base fits" in shown
+
+
 def test_the_command_works_in_a_pipe(tmp_path: Path) -> None:
     lines = [
         "What is knowledge overshadowing?", ":why", ":candidates", ":bogus", "", "And why?",
@@ -169,5 +182,8 @@ def test_the_command_works_in_a_pipe(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("km>  ") == 2
+    assert "earlier_1" in done.stdout  # :why
+    assert "... and " in done.stdout  # :candidates, of which the first are shown
+    assert "never read" not in done.stdout + done.stderr
     assert ":bogus" in done.stderr
     assert (tmp_path / "path.svg").read_text(encoding="utf-8").startswith("<svg")

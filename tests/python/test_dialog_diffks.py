@@ -145,6 +145,24 @@ def test_a_damaged_selector_is_refused(
         dialog.DiffKS.load(tmp_path / "selector")
 
 
+def test_matching_is_kept_and_explained(data: Any, tmp_path: Path) -> None:
+    found = dialog.DiffKS(**SMALL, match=True, epochs=2, seed=1).fit(*data[:2])
+    again = dialog.DiffKS.load(found.save(tmp_path / "s"))
+    assert again.match and same(again, found)
+    assert again.choose(data[2], "own").chosen == found.choose(data[2], "own").chosen
+    texts = [f"{WORDS[i]} comes before {WORDS[(i + 1) % 6]}" for i in range(6)]
+    asked = ["tell ash", "yes", "tell oak"]
+    table = again.explain(asked, texts, [texts[0]])
+    assert list(table.rows()) == list(found.explain(asked, texts, [texts[0]]).rows())
+    assert table["candidate"][0] == again.select(asked, texts, [texts[0]]).index
+    # What was chosen before loses by it, whatever else it has; the rule begins with -12.
+    used = table["candidate"].index(0)
+    assert table["earlier_1"][used] == min(table["earlier_1"]) < -3
+    # "oak" is a word of two candidates, which the network need not learn.
+    context = dict(zip(table["candidate"], table["context"], strict=True))
+    assert {i for i, _ in sorted(context.items(), key=lambda pair: -pair[1])[:2]} == {3, 4}
+
+
 def stop_after(batches: int) -> Callable[[int, int, dict[str, Any]], None]:
     def report(done: int, total: int, info: dict[str, Any]) -> None:
         if done == batches:

@@ -94,7 +94,12 @@ class Reply:
         if self.sentence is None:
             return f"<p>{escape(self.text)}</p>"
         rests = f"{escape(self.sentence.text)} [{escape(self.source)}]"
-        return f"<p>{escape(self.text)}</p><blockquote><small>{rests}</small></blockquote>"
+        chosen_from = f"chosen from {len(self.candidates)} sentences"
+        return (
+            f"<p>{escape(self.text)}</p><blockquote><small>{rests}</small></blockquote>"
+            f"<details><summary><small>{chosen_from}</small></summary>"
+            f"{self.candidates._repr_html_()}</details>"
+        )
 
 
 class Conversation:
@@ -264,7 +269,7 @@ class Conversation:
             f"<p><b>{escape(user)}</b></p>{reply._repr_html_()}"
             for user, reply in zip(self._said[::2], self.replies, strict=True)
         ]
-        return f"<div>{''.join(parts)}</div>"
+        return f"<div>{''.join(parts) or '<p>Nothing was asked yet: ask(text) does.</p>'}</div>"
 
 
 def chat(
