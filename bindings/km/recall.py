@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km import _km
@@ -134,6 +136,18 @@ class Recall(Result):
             f"<div><b>{escape(self._title())}</b>{brief._repr_html_()}<ul>{notes}</ul>"
             f"<details><summary>rows</summary>{self.table._repr_html_()}</details></div>"
         )
+
+    def write_samples(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the rows as lm-evaluation-harness logs samples: :func:`km.samples.write_samples`.
+
+        Returns
+        -------
+        list of Path
+            One file a relation.
+        """
+        from km.samples import write_samples
+
+        return write_samples(self, folder)
 
     def draw(self, **options: Any) -> Any:
         """The picture :func:`km.draw.recall` makes of it."""
