@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_pictures(
     pictures: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> list[argparse.ArgumentParser]:
-    """Add ``evolution``, ``priming``, ``learning``, ``lineage`` and ``dialog``.
+    """Add ``evolution``, ``priming``, ``learning``, ``lineage``, ``dialog`` and ``conflict``.
 
     Each sets ``handler`` on the parsed arguments, a function of them that returns the exit code.
     """
@@ -45,7 +45,11 @@ def add_pictures(
     dialog.add_argument("--run", type=int, help="a conversation (default: the newest)")
     dialog.set_defaults(handler=_run, draw=_dialog)
 
-    parsers = [evolution, priming, learning, lineage, dialog]
+    conflict = pictures.add_parser("conflict", help="memory against a contradicting passage")
+    conflict.add_argument("--run", type=int, help="a conflict run (default: the newest)")
+    conflict.set_defaults(handler=_run, draw=_conflict)
+
+    parsers = [evolution, priming, learning, lineage, dialog, conflict]
     for parser in parsers:
         parser.add_argument("--kb", required=True, type=Path, help="knowledge base")
     return parsers
@@ -89,3 +93,9 @@ def _dialog(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
     from km import draw
 
     return draw.dialog(kb, run=args.run)
+
+
+def _conflict(kb: KnowledgeBase, args: argparse.Namespace) -> Picture:
+    from km import draw
+
+    return draw.conflict(kb, run=args.run)

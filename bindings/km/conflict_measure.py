@@ -146,6 +146,12 @@ class Conflict(ChunkedResult):
         level = float(self.provenance["parameters"]["confidence"])
         return rows_ratio(kept, len(missed), level, int(self.provenance["seed"]))
 
+    def draw(self, **options: Any) -> Any:
+        """The picture :func:`km.draw.conflict` makes of it."""
+        from km.draw import conflict
+
+        return conflict(self, **options)
+
     def __repr__(self) -> str:
         lines = [f"<km.Conflict {self._title()}>", str(self.ratio()), repr(self.ratios)]
         if len(self.disagreement):

@@ -123,6 +123,7 @@ def test_a_stored_run_is_not_measured_again(
         read = km.Conflict.from_knowledge_base(kb, first.run)
         assert list(read.ratios.rows()) == list(first.ratios.rows())
         assert read.evidence == first.evidence
+        assert km.draw.conflict(kb, provenance="x").svg == first.draw(provenance="x").svg
         with pytest.raises(AssertionError, match="measured again"):
             km.conflict(tiny, made, by="generate", kb=kb, progress=False)
 

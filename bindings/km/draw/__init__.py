@@ -9,6 +9,7 @@ from __future__ import annotations
 from km.draw._attribution import attribution
 from km.draw._causal_trace import causal_trace
 from km.draw._circuit import circuit
+from km.draw._conflict import conflict
 from km.draw._dialog import dialog
 from km.draw._evolution import evolution
 from km.draw._learning import learning
@@ -24,6 +25,7 @@ __all__ = [
     "attribution",
     "causal_trace",
     "circuit",
+    "conflict",
     "dialog",
     "evolution",
     "learning",

@@ -148,6 +148,12 @@ def model_name(source: Any, given: str | None = None) -> str:
     return str((origin.get("model") or {}).get("name", ""))
 
 
+def headline(what: str, model: object = "", n: str = "") -> str:
+    """A title that says what is shown, of which model, and of how many; what is "" is left out."""
+    parts = (what, str(model or ""), f"n = {n}" if n else "")
+    return visible(", ".join(part for part in parts if part))
+
+
 def footnote(source: Any, given: str | None) -> str:
     """The given footnote, or the provenance of a km result in one line."""
     if given is not None:

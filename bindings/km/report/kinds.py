@@ -152,7 +152,8 @@ KINDS: dict[str, Kind] = {
     "conflict.memorization_ratio": Kind(
         "Memory against context",
         "km.conflict_measure.Conflict",
-        (("ratios", "Memorization ratios"), ("disagreement", "Disagreement by layer")),
+        (("ratios", "Memorization ratios"), ("disagreement", "Disagreement among paraphrases")),
+        draw=_own("What was answered where a passage contradicts what the model remembers."),
     ),
     "conflict.study": Kind(
         "Conflict study",
