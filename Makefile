@@ -11,7 +11,7 @@ SOURCES := $(shell find libkm kb viz bindings cmake -type f -not -name '*.pyc' 2
            tools/gen_docs.py tools/embed_sql.py CMakeLists.txt setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-c test-threads test-python check format bench bench-products examples fuzz clean
+.PHONY: help system demo test test-c test-threads test-python check format docs bench bench-products examples fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -84,9 +84,15 @@ test-python: $(VENV)/.dev-tools $(VENV)/.package $(VENV)/.model $(VENV)/.gemma #
 format: $(VENV)/.dev-tools ## format C and Python in place
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check.sh --fix
 
-examples: $(VENV)/.package $(VENV)/.model ## install the C libraries, build the C example against them, run it
+docs: $(VENV)/.dev-tools ## build the documentation into build/site; a broken link fails
+	@echo "km: building the documentation into build/site"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+examples: $(VENV)/.dev-tools $(VENV)/.package $(VENV)/.model ## build the C example against installed libraries, run it and the notebooks
 	@model="$$($(BIN)/python -c 'import km.loading; print(km.loading.locate("smollm2"))')" && \
 	    PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_install.sh "$$model"
+	@echo "km: running the notebooks of examples/ and comparing what they show with what is stored"
+	@$(BIN)/python tools/execute_notebook.py --check examples/*.ipynb
 
 bench-products: $(VENV)/.build-tools ## matrix products: km and OpenBLAS side by side on one thread
 	@echo "km: multiplying at the shapes of SmolLM2-135M beside OpenBLAS's sgemm"
