@@ -74,7 +74,8 @@ def _draw_taxonomy(args: argparse.Namespace) -> int:
     from km.kb import KnowledgeBase
 
     with KnowledgeBase(args.kb, read_only=True) as kb:
-        return _save(draw.taxonomy(kb, full=args.full), args.out)
+        options = {"branch": args.branch, "layout": args.layout, "full": args.full}
+        return _save(draw.taxonomy(kb, **options), args.out)
 
 
 def _draw_recall(args: argparse.Namespace) -> int:
@@ -175,6 +176,8 @@ def _add_draw(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     taxonomy = pictures.add_parser("taxonomy", help="the taxonomy with the evidence on its nodes")
     taxonomy.add_argument("--kb", required=True, type=Path, help="knowledge base")
     taxonomy.add_argument("--full", action="store_true", help="also branches without evidence")
+    taxonomy.add_argument("--branch", metavar="NODE", help="only what is below this node")
+    taxonomy.add_argument("--layout", choices=("tree", "radial"), default="tree")
     taxonomy.set_defaults(handler=_draw_taxonomy)
     recall = pictures.add_parser("recall", help="relations beside their baselines")
     recall.add_argument("--kb", required=True, type=Path, help="knowledge base")
@@ -212,6 +215,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also the source of the shell completions."""
     from km import (
+        cli_cite,
         cli_conflict,
         cli_dialog,
         cli_diff,
@@ -241,6 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_draw(commands)
     _add_report(commands)
     cli_kb.add_commands(commands)
+    cli_cite.add_command(commands)
     _add_verify(commands)
     models = commands.add_parser("models", help="list the models known by name")
     models.add_argument("--json", action="store_true", help="one JSON object a model")

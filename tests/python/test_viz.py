@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -339,6 +340,110 @@ def test_nothing_of_the_whole_taxonomy_overlaps(every: int) -> None:
         for b in boxes[i + 1 :]:
             apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
             assert apart, (a, b)
+
+
+def text_boxes(root: ET.Element) -> list[tuple[float, float, float, float]]:
+    """Of every line in the nodes: left, top, right, bottom."""
+    boxes = []
+    shares = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    for group in groups(root, "node"):
+        for text in group.findall(f"{SVG}text"):
+            size, x = float(text.attrib["font-size"]), float(text.attrib["x"])
+            y = float(text.attrib["y"])
+            width = text_width(text.text or "", size, text.get("font-weight") == "bold")
+            x -= shares[text.get("text-anchor", "start")] * width
+            boxes.append((x, y - 0.8 * size, x + width, y + 0.2 * size))
+    return boxes
+
+
+def some_tree(n: int, seed: int = 3) -> list[dict[str, Any]]:
+    """A root and n - 1 nodes below it, whose parents are among the first 400."""
+    draw = random.Random(seed)
+    kinds = [node["kind"] for node in NODES]
+    root = {"id": "n0", "parent": None, "name": "Root", "kind": kinds[0]}
+    below = [
+        {
+            "id": f"n{i}", "parent": f"n{draw.randrange(min(i, 400))}",
+            "name": f"Node number {i} of some", "kind": draw.choice(kinds),
+        }
+        for i in range(1, n)
+    ]  # fmt: skip
+    return [root, *below]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 200])
+@pytest.mark.parametrize("layout", ["tree", "radial"])
+def test_two_hundred_nodes_stay_readable(layout: str, n: int) -> None:
+    """Each is drawn with its name, in at least 9 points, and no name lies on another."""
+    evidence = [{**EVIDENCE[0], "node": f"n{i}"} for i in range(0, n, 9)]
+    root = parse(km.draw.taxonomy(some_tree(n), evidence, layout=layout, full=True).svg)
+    boxes = text_boxes(root)
+    assert len(groups(root, "edge")) == n - 1
+    named = [t.text for g in groups(root, "node") for t in g.findall(f"{SVG}text")]
+    assert sum(text.startswith(("Root", "Node")) for text in named if text) == n
+    sizes = {
+        float(t.attrib["font-size"]) for g in groups(root, "node") for t in g.iter(f"{SVG}text")
+    }
+    assert min(sizes) >= 9.0
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+
+
+@pytest.mark.parametrize("layout", ["tree", "radial"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_two_thousand_nodes_are_summarised_and_the_picture_says_so(layout: str, flat: bool) -> None:
+    """Every node is drawn or counted in a cluster, and so is all evidence."""
+    nodes = some_tree(2000)
+    if flat:
+        nodes = [{**node, "parent": "n0" if node["id"] != "n0" else None} for node in nodes]
+    evidence = [{**EVIDENCE[0], "node": f"n{i}"} for i in range(1, 2000, 20)]
+    picture = km.draw.taxonomy(nodes, evidence, layout=layout, full=True)
+    root = parse(picture.svg)
+    text = " ".join(words(picture))
+    assert "100 of 2,000 nodes have evidence" in text
+    assert "2,000 nodes are too many to read: this is a summary in" in text
+    shown = len(groups(root, "edge")) + 1
+    assert 200 <= shown <= 240
+    drawn = " ".join(
+        (t.text or "").replace("\u00a0", " ")
+        for g in groups(root, "node") for t in g.findall(f"{SVG}text")
+    )  # fmt: skip
+    folded = [int(count.replace(",", "")) for count in re.findall(r" \+(\d[\d,]*\d|\d)", drawn)]
+    assert shown + sum(folded) - flat == 2000  # the cluster of a flat tree is no node of its own
+    clusters = int(re.search(r"in (\d+) clusters? is", text)[1])
+    assert clusters == len(folded)
+    inside = sum(int(n.replace(",", "")) for n in re.findall(r", (\d+) with evidence", drawn))
+    own = drawn.count("(1)") if layout == "radial" else drawn.count("n = 1,312")
+    assert own + inside == 100
+
+
+def test_a_branch_is_drawn_alone() -> None:
+    picture = km.draw.taxonomy(NODES, EVIDENCE, branch="a", provenance="x")
+    shown = words(picture)
+    title = parse(picture.svg)[0].text
+    assert title == 'Memory <b>"\\N"</b>: what was measured, n = 1 of 2 nodes'
+    assert "Deep" in shown and "Other +2" not in shown and "Root" not in shown
+    rings = km.draw.taxonomy(NODES, EVIDENCE, branch="b", layout="radial", full=True)
+    assert {"Other", "Hidden one", "Hidden two"} <= set(words(rings))
+    with pytest.raises(ValueError, match="no node 'zz'"):
+        km.draw.taxonomy(NODES, EVIDENCE, branch="zz")
+    with pytest.raises(ValueError, match="tree, radial"):
+        km.draw.taxonomy(NODES, EVIDENCE, layout="sun")
+
+
+def test_radial_marks_are_filled_where_there_is_evidence() -> None:
+    """Evidence as colour and small counts; the figures show on hovering."""
+    root = parse(km.draw.taxonomy(NODES, EVIDENCE * 3, layout="radial", theme="light").svg)
+    filled = []
+    for group in groups(root, "node"):
+        title = group.find(f"{SVG}title")
+        marks = [*group.findall(f"{SVG}polygon"), *group.findall(f"{SVG}ellipse")]
+        if not group.findall(f"{SVG}text") and marks[0].get("fill") != "#ffffff":
+            filled.append(title.text.split("\n")[0])
+            assert "recall 0.31 [0.24, 0.39]" in title.text.replace("\u00a0", " ")
+    assert filled == ["Deep"]
+    assert "Deep (3)" in [t.text.replace("\u00a0", " ") for t in root.iter(f"{SVG}text") if t.text]
 
 
 def test_recall_states_n_intervals_and_baselines() -> None:

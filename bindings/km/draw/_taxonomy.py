@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import figure, footnote, hover, interval, records, visible, wrap
+from km.draw._common import (
+    figure,
+    fit,
+    footnote,
+    headline,
+    hover,
+    interval,
+    records,
+    visible,
+    wrap,
+)
+from km.draw._radial import INNER_WIDTH, LEAF_WIDTH, TEXT, radial
 from km.picture import Picture
 
 # kind -> shape, colour, pale colour, name in the legend
@@ -27,6 +38,8 @@ CARD_WIDTH = 330.0
 COLUMN_GAP = 26.0
 ROW_GAP = 4.0
 MAX_FIGURES = 4
+MAX_NODES = 240  # more are summarised by cluster
+LAYOUTS = ("tree", "radial")
 MAX_DESCRIPTION = 2000  # characters, at most 8,000 bytes
 
 
@@ -41,6 +54,7 @@ class _Node:
     below: int = 0  # nodes under this one
     measured: bool = False  # this node or one under it has evidence
     folded: int = 0  # nodes under this one that are not drawn
+    inside: int = 0  # those of them that have evidence
     name: str = ""
     figures: list[str] = field(default_factory=list)
     width: float = 0.0
@@ -103,6 +117,56 @@ def _fold(node: _Node) -> None:
         _fold(child)
 
 
+def _branch(root: _Node, id: str) -> _Node:
+    """The node with this id as the root of what is drawn."""
+    for node in _all(root):
+        if node.data["id"] == id:
+            _count(node, 0)
+            return node
+    raise ValueError(f"the taxonomy has no node {id!r} to draw the branch of")
+
+
+def _with_evidence(nodes: Iterable[_Node]) -> int:
+    return sum(bool(n.evidence) for node in nodes for n in _all(node))
+
+
+def _summarise(root: _Node) -> int:
+    """Fold what would be too much to read into clusters; returns their number.
+
+    Level by level the branches with evidence are opened first, then the largest, as long as
+    there is room; the others become clusters that say how many nodes they stand for.
+    """
+    if len(_all(root)) <= MAX_NODES:
+        return 0
+    left, clusters, level = MAX_NODES - 1, 0, [root]
+    if len(root.children) > left:
+        clusters += 1
+        _keep_largest(root, left)
+    while level:
+        opened: list[_Node] = []
+        for node in sorted(level, key=lambda n: (not n.measured, -n.below)):
+            if len(node.children) <= left:
+                left -= len(node.children)
+                opened += node.children
+            else:
+                clusters += 1
+                node.folded, node.inside = node.below, _with_evidence(node.children)
+                node.children = []
+        level = opened
+    return clusters
+
+
+def _keep_largest(root: _Node, room: int) -> None:
+    """Put the smallest children of a node, which are too many, into one cluster."""
+    ranked = sorted(root.children, key=lambda n: (not n.measured, -n.below))
+    kept, rest = {id(n) for n in ranked[: room - 1]}, ranked[room - 1 :]
+    cluster = _Node({"id": "", "name": "others", "kind": "aspect"}, depth=root.depth + 1)
+    cluster.measured = any(n.measured for n in rest)
+    cluster.folded = sum(1 + n.below for n in rest)
+    cluster.inside = _with_evidence(rest)
+    root.children = [*(n for n in root.children if id(n) in kept), cluster]
+
+
 def _figure_line(row: Mapping[str, Any]) -> str:
     """Such as "recall 0.31 [0.24, 0.39], baseline 0.19, n = 312", in parts that wrap at commas."""
     name = visible(row.get("statistic") or row.get("measure") or "").replace("_", " ")
@@ -133,10 +197,15 @@ def _name_models(rows: list[dict[str, Any]]) -> str:
     return ""
 
 
+def _hidden(node: _Node) -> str:
+    """How many nodes below it are not drawn."""
+    text = f"{NBSP}+{node.folded:,}" if node.folded else ""
+    return text + (f", {node.inside:,}{NBSP}with{NBSP}evidence" if node.inside else "")
+
+
 def _size(node: _Node) -> None:
     card = bool(node.evidence)
-    name = visible(node.data["name"]) + (f"{NBSP}+{node.folded}" if node.folded else "")
-    node.name = wrap(name, NAME_WIDTH, 10.0, card)
+    node.name = wrap(visible(node.data["name"]) + _hidden(node), NAME_WIDTH, 10.0, card)
     lines = [_figure_line(row) for row in node.evidence[:MAX_FIGURES]]
     more = len(node.evidence) - MAX_FIGURES
     node.figures = [wrap(line, CARD_WIDTH, 9.0, lines=2) for line in lines]
@@ -243,24 +312,64 @@ def _draw_tree(graph: Graph, root: _Node) -> None:
             )
 
 
-def _legend(graph: Graph, nodes: Sequence[_Node]) -> None:
+def _name_radial(node: _Node) -> None:
+    """One line: name, cut where it is too long, and numbers of nodes and of figures."""
+    n = len(node.evidence)
+    counts = _hidden(node) + (f"{NBSP}({n})" if n else "")
+    room = (INNER_WIDTH if node.children else LEAF_WIDTH) - text_width(counts, TEXT, True)
+    node.name = fit(visible(node.data["name"]), room, TEXT, True) + counts
+    for child in node.children:
+        _name_radial(child)
+
+
+def _draw_radial(graph: Graph, root: _Node) -> None:
+    """Marks of the nodes' kinds, filled where there is evidence, with small counts."""
+    _name_radial(root)
+    marks: dict[int, int] = {}
+    for node, spot in radial(root):
+        assert isinstance(node, _Node)
+        shape, color, pale, _ = KINDS.get(str(node.data.get("kind")), KINDS["aspect"])
+        title, strong = _hover(node), bool(node.evidence)
+        marks[id(node)] = graph.add_node(
+            title=title, shape=shape, fill=color if strong else "paper", stroke=color, pen=1.3,
+            x=spot.x, y=spot.y, width=MARK, height=MARK,
+        )  # fmt: skip
+        graph.add_node(
+            node.name, title=title, shape="plain", stroke="none", align=spot.align, size=TEXT,
+            fill=pale if strong else "paper" if node.children else "none", bold=strong,
+            text="ink" if node.measured else "muted", x=spot.left + 0.5 * spot.width,
+            y=spot.text_y, width=spot.width, height=11.0,
+        )  # fmt: skip
+    for node in _all(root):
+        for child in node.children:
+            graph.add_edge(
+                marks[id(node)], marks[id(child)], color="muted" if child.measured else "line",
+                width=1.7 if child.measured else 0.8,
+            )  # fmt: skip
+
+
+def _legend(graph: Graph, nodes: Sequence[_Node], layout: str) -> None:
     used = {str(n.data.get("kind")) for n in nodes}
     for kind, (shape, color, _, name) in KINDS.items():
         if kind in used:
             graph.add_legend(name, shape=shape, fill="paper", stroke=color)
-    if any(n.evidence for n in nodes):
+    if any(n.evidence for n in nodes) and layout == "tree":
         graph.add_legend(
             "has evidence", shape="round", fill="pale-blue", stroke="blue", width=20.0, height=11.0
         )
+    elif any(n.evidence for n in nodes):
+        graph.add_legend("filled: has evidence", shape="ellipse", fill="blue", stroke="blue")
 
 
 def taxonomy(
     source: Any,
     evidence: Any = None,
     *,
+    branch: str | None = None,
+    layout: str = "tree",
     full: bool = False,
     level: float = 0.95,
-    title: str = "Knowledge mechanisms: what was measured",
+    title: str = "",
     provenance: str | None = None,
     theme: str = "auto",
 ) -> Picture:
@@ -273,11 +382,18 @@ def taxonomy(
     evidence : iterable of dicts or table, optional
         {node, measure, statistic, value, low, high, n, unit, baseline, note, model, precision};
         where several models are among them, each figure names its own.
+    branch : str, optional
+        Id of a node: it and what is below it are drawn.
+    layout : {"tree", "radial"}
+        From left to right, with the figures; or around the root, with small counts of figures,
+        which show on hovering.
     full : bool
-        Draw every node; else branches without evidence are folded into "+12".
+        Draw branches without evidence too; else they are folded into "+12". More than 240 nodes
+        are summarised by cluster, as the picture says.
     level : float
         Coverage of the intervals.
-    title : str
+    title : str, optional
+        Default: what is drawn, of which model, n nodes with evidence.
     provenance : str, optional
         Footnote: model, precision, date.
     theme : {"auto", "light", "dark"}
@@ -285,30 +401,58 @@ def taxonomy(
     Returns
     -------
     Picture
+
+    Raises
+    ------
+    ValueError
+        The nodes are no tree, evidence is of a node that is not there, or there is no such branch
+        or layout.
     """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
     nodes, rows = _plain(source, evidence)
     model = _name_models(rows)
     root = _tree(nodes, rows)
+    about = "Knowledge mechanisms"
+    if branch is not None:
+        root = _branch(root, branch)
+        about = str(root.data["name"])
+    total, measured = root.below + 1, _with_evidence([root])
     if not full:
         _fold(root)
-    _size(root)
-    _place(root, 0.0)
+    clusters = _summarise(root)
     shown = _all(root)
-    measured = sum(bool(n.evidence) for n in shown)
     where = f" from {visible(model)}" if model else ""
-    subtitle = f"{measured} of {len(nodes)} nodes have evidence{where}; figures are value "
-    subtitle += f"[{100 * level:g} % interval], n."
-    if len(shown) < len(nodes):
+    subtitle = f"{measured} of {total:,} nodes have evidence{where}; "
+    subtitle += (
+        f"figures are value [{100 * level:g} % interval], n."
+        if layout == "tree"
+        else "numbers in brackets count their figures."
+    )
+    if clusters:
+        many = "1 cluster" if clusters == 1 else f"{clusters} clusters"
+        subtitle += (
+            f" {total:,} nodes are too many to read: this is a summary in {len(shown)} places, "
+            f"and “+12” in {many} is the number of nodes that are not drawn."
+        )
+    elif len(shown) < total:
         subtitle += f" Drawn: {len(shown)}; “+12” counts folded nodes below, none with evidence."
     described = "; ".join(
         f"{n.data['name']}: {', '.join(_figure_line(r) for r in n.evidence)}"
         for n in shown
         if n.evidence
     )
+    headed = headline(f"{about}: what was measured", model, f"{measured} of {total:,} nodes")
+    title = visible(title) or headed
     graph = Graph(
-        "fixed", visible(title), visible(subtitle), visible(described)[:MAX_DESCRIPTION],
+        "fixed", title, visible(subtitle), visible(described)[:MAX_DESCRIPTION],
         footnote(source, provenance),
     )  # fmt: skip
-    _draw_tree(graph, root)
-    _legend(graph, shown)
+    if layout == "radial":
+        _draw_radial(graph, root)
+    else:
+        _size(root)
+        _place(root, 0.0)
+        _draw_tree(graph, root)
+    _legend(graph, shown, layout)
     return Picture(graph, title, theme)
