@@ -168,6 +168,37 @@ def test_random_labels_come_back(labels: list[str]) -> None:
         assert lines(node) == [line for line in label.split("\n") if line]
 
 
+FRAGMENTS = [
+    *(text for text in HOSTILE if len(text) < 100), *'"\\&<>;[]{}|\n', "\\N", "\\G", "&#x0;",
+    "&amp;lt;", "<svg onload=x>", "<!ENTITY e 'x'>", "%s", "url(", "{{7*7}}", "é", "\u202e",
+    "\u200b", "𝔘", "日", "\u0301", "'", "`", "$(x)", "=", " ", "a", "node",
+]  # fmt: skip
+
+
+def test_a_hundred_thousand_hostile_labels_come_back() -> None:
+    """Labels and what is shown on hovering, of nodes and of edges, in seven pictures of 15,000."""
+    draw, seen = random.Random(7), 0
+    for part in range(7):
+        texts = [
+            "".join(draw.choices(FRAGMENTS, k=draw.randint(1, 5))) for _ in range(5000 * 3)
+        ]  # fmt: skip
+        labels, titles, edges = texts[:5000], texts[5000:10_000], texts[10_000:]
+        graph = Graph("fixed", title=texts[part], description=texts[-1])
+        for i, (label, title) in enumerate(zip(labels, titles, strict=True)):
+            graph.add_node(label, title=title, x=200.0 * (i // 400), y=40.0 * (i % 400))
+        for i, title in enumerate(edges):
+            graph.add_edge(i, (i * 7 + 1) % 5000, title=title)
+        root = parse(graph.render("svg"))
+        assert (root[0].text or "", root[1].text or "") == (texts[part], texts[-1])
+        for node, label, title in zip(groups(root, "node"), labels, titles, strict=True):
+            assert lines(node) == [line for line in label.split("\n") if line]
+            assert node.findtext(f"{SVG}title", "") == title
+        for edge, title in zip(groups(root, "edge"), edges, strict=True):
+            assert edge.findtext(f"{SVG}title", "") == title
+        seen += len(texts)
+    assert seen == 105_000
+
+
 def unescape(label: str) -> str:
     """A label of a DOT file as Graphviz reads it: escapes, then entities."""
     text = re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), label)
