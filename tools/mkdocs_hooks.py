@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import c_api  # noqa: E402
 
 LINK = re.compile(r"(?<!`)(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+ROLE = re.compile(r":(?:func|class|meth|mod|attr|data|exc):(?=<code>|<span><code>|`)")
 LANGUAGES = {
     ".c": "c", ".h": "c", ".py": "python", ".pyi": "python", ".sql": "sql", ".sh": "bash",
     ".json": "json", ".toml": "toml", ".txt": "text", ".yml": "yaml",
@@ -52,7 +53,15 @@ def filled(entry: Any, docs: Path) -> Any:
         names = [n for n in ("README.md", "index.md") if n in names] + [
             n for n in names if n not in ("README.md", "index.md")
         ]
-    return {title: [f"{folder}/{name}" for name in names]}
+    return {title: [entry_of(f"{folder}/{name}", docs) for name in names]}
+
+
+def entry_of(place: str, docs: Path) -> Any:
+    """The entry of a page, its title without the names in brackets that a measure has."""
+    path = docs / place
+    title = path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else ""
+    short = re.match(r"# (.+?) \(`.*\)$", title)
+    return {short[1]: place} if short else place
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -134,6 +143,11 @@ def copied(target: Path) -> tuple[str, str]:
 def shown(path: Path) -> bool:
     """Files that a listing of a folder leads to."""
     return path.is_file() and path.suffix in LANGUAGES
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name things as Sphinx wants them; what is left of that goes."""
+    return ROLE.sub("", html)
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:

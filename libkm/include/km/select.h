@@ -33,11 +33,13 @@
  *   prior     = softmax over j of s_j . q
  *   posterior = softmax over j of e_j = s_j . tanh(post [q ; r])
  *   g         = sum over j of y_j s_j; y = softmax((e + noise) / temperature), noise of the
- * standard Gumbel distribution, when gradients are taken; without them, or with temperature 0, y =
- * posterior selection loss: mean over turns with a response of sum over j of posterior (log
- * posterior - log prior) and, where gold > 0, - supervision log posterior[gold] (ours, not the
- * paper's) word loss: mean over the same turns of the mean over the response's words other than
- * padding, unknown, go and end of -log softmax(bow g)[word]: the bag-of-words loss. There is no
+ *               standard Gumbel distribution, when gradients are taken; without them, or with
+ *               temperature 0, y = posterior
+ *   selection loss: mean over turns with a response of sum over j of posterior (log posterior -
+ *            log prior) and, where gold > 0, - supervision log posterior[gold] (ours, not the
+ *            paper's)
+ *   word loss: mean over the same turns of the mean over the response's words other than padding,
+ *            unknown, go and end of -log softmax(bow g)[word]: the bag-of-words loss. There is no
  *            decoder, so its likelihood of the response is not part of the loss
  *
  * Word ids 0, 1, 2, 3 are padding, unknown, go and end. Losses are in nats. float32; gradients and
