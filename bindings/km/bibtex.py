@@ -105,6 +105,13 @@ def bibtex_key(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9:._/+-]", "_", key) or "_"
 
 
+def surnames(authors: str) -> list[str]:
+    """Last names of a work's authors; "others" where more are not named, nothing for a count."""
+    if not authors or _COUNT.fullmatch(authors):
+        return []
+    return [_others(name).split(",")[0].strip() for name in _names(authors)]
+
+
 def _plain(text: object) -> str:
     shown = str(text)
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in shown)
@@ -145,12 +152,14 @@ def _title(text: str) -> str:
 def _authors(text: str) -> str:
     if not text or _COUNT.fullmatch(text):
         return ""
-    names = _names(text)
-    out = []
-    for name in names:
-        plain = re.sub(r"^and\s+(?=others$)", "", name)
-        out.append("others" if plain in ("others", "et al.") else _name(plain))
-    return " and ".join(out)
+    plain = [_others(name) for name in _names(text)]
+    return " and ".join(name if name == "others" else _name(name) for name in plain)
+
+
+def _others(name: str) -> str:
+    """The name, or "others" for what stands for those that are not named."""
+    plain = re.sub(r"^and\s+(?=others$)", "", name)
+    return "others" if plain in ("others", "et al.") else plain
 
 
 def _names(text: str) -> list[str]:

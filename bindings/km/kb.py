@@ -28,6 +28,7 @@ from km.table import Table
 if TYPE_CHECKING:
     from km.datasets import FactSet
     from km.ledger import NodeLedger
+    from km.methods import Methods
     from km.model import Model
     from km.picture import Picture
 
@@ -451,6 +452,18 @@ class KnowledgeBase:
         from km.ledger import NodeLedger
 
         return NodeLedger(self, node)
+
+    def methods(self, run: int) -> Methods:
+        """A Methods paragraph about a finished run: :meth:`km.Result.methods`.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such finished run.
+        """
+        from km.methods import methods_of_run
+
+        return methods_of_run(self, run)
 
     def runs(self) -> Table:
         """Runs, newest first."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from km.kb import KnowledgeBase
+    from km.methods import Methods
     from km.model import Model
 
 
@@ -81,6 +82,18 @@ class Result:
         from km.plot import plot_result
 
         return plot_result(self, ax, kind, **options)
+
+    def methods(self) -> Methods:
+        """A Methods paragraph: measure, model, what was asked, seed, intervals, km, citations.
+
+        Returns
+        -------
+        km.methods.Methods
+            With ``text``, ``latex`` and ``bibtex``; docs/citing.md.
+        """
+        from km.methods import methods_of
+
+        return methods_of(self)
 
     def _title(self) -> str:
         model = self.provenance.get("model") or {}

@@ -387,7 +387,7 @@ def test_completion_script_is_valid(
         (
             "km ''",
             {"demo", "measure", "diff", "train", "draw", "report", "kb", "verify", "models"}
-            | {"completion", "conflict", "dialog", "forecast", "study"},
+            | {"cite", "completion", "conflict", "dialog", "forecast", "study"},
         ),
         ("km measure ''", {"memorization"}),
         (
