@@ -56,7 +56,7 @@ def knowledge_base(tiny: km.Model) -> Names:
 def training(tiny: km.Model) -> Names:
     return {
         "model": tiny,
-        "texts": [*TEXTS, *km.datasets.control_texts()],
+        "texts": [*TEXTS, *km.datasets.control_texts()[:6]],
         "loss_of": lambda model: -model.logprobs(model.encode(TEXTS[0])).mean(),
         "kb": km.KnowledgeBase("study.db"),
     }
