@@ -31,9 +31,20 @@ LARGEST = 300_000  # bytes of a text that is shown as a page
 
 
 def on_config(config: Any) -> Any:
-    """Fill the entries of the navigation that list a folder."""
-    config.nav = [filled(entry, Path(config.docs_dir)) for entry in config.nav]
+    """Fill the entries of the navigation that list a folder; add pages that none names."""
+    docs = Path(config.docs_dir)
+    nav = [filled(entry, docs) for entry in config.nav]
+    named = set(places(nav))
+    others = sorted(path.name for path in docs.glob("*.md") if path.name not in named)
+    config.nav = nav + ([{"More": others}] if others else [])
     return config
+
+
+def places(entry: Any) -> list[str]:
+    """All pages that a part of the navigation names."""
+    if isinstance(entry, dict):
+        entry = list(entry.values())
+    return [entry] if isinstance(entry, str) else [place for one in entry for place in places(one)]
 
 
 def filled(entry: Any, docs: Path) -> Any:
