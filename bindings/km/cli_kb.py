@@ -9,6 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from km.cli_taxonomy import add_commands as add_taxonomy_commands
+
 if TYPE_CHECKING:
     from km.kb import KnowledgeBase
     from km.table import Table
@@ -57,6 +59,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     datasette.set_defaults(handler=run_datasette)
 
     _add_file_commands(commands)
+    add_taxonomy_commands(commands)
 
 
 def _add_file_commands(

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km import _km
 from km.display import escape, mapping_html, table_html
-from km.errors import ArgumentError, NotFoundError
+from km.errors import ArgumentError
 from km.progress import Progress, ProgressReporter
 from km.result import Result, canonical_json
 from km.table import Table
+from km.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from km.datasets import FactSet
     from km.ledger import NodeLedger
     from km.methods import Methods
     from km.model import Model
-    from km.picture import Picture
 
 Outcome: TypeAlias = Literal["done", "cancelled", "failed"]
 Stored: TypeAlias = Literal["stored", "same", "differs"]
@@ -146,11 +146,26 @@ class KnowledgeBase:
         """Load the package's taxonomy where there is none or an older version of it."""
         rows = self.query("SELECT value FROM meta WHERE key = 'taxonomy_version'")["value"]
         text = taxonomy_text()
-        if not rows or int(rows[0]) < json.loads(text)["version"]:
-            self._kb.load_taxonomy(text)
+        if rows and int(rows[0]) >= json.loads(text)["version"]:
+            return
+        conflicts = self.load_taxonomy(text)
+        if len(conflicts):
+            message = (
+                f"km's new taxonomy differs from what was added here in {len(conflicts)} places; "
+                "what is here stays: kb.taxonomy.conflicts() lists them"
+            )
+            warnings.warn(message, ConflictWarning, stacklevel=3)
 
-    def load_taxonomy(self, taxonomy: str | bytes | Mapping[str, Any]) -> None:
-        """Put another taxonomy (JSON text or its content) in place of the present one.
+    def load_taxonomy(self, taxonomy: str | bytes | Mapping[str, Any]) -> Table:
+        """Put another taxonomy (JSON text or its content) in place of km's present one.
+
+        What was added or moved here stays (:class:`km.taxonomy.Taxonomy`).
+
+        Returns
+        -------
+        Table
+            Where it says something else about what was added or moved here: what, key, problem,
+            ours, theirs.
 
         Raises
         ------
@@ -158,7 +173,13 @@ class KnowledgeBase:
             It is malformed, or lacks nodes that recorded evidence points to.
         """
         is_text = isinstance(taxonomy, str | bytes)
-        self._kb.load_taxonomy(taxonomy if is_text else json.dumps(taxonomy))  # type: ignore[arg-type]
+        text = taxonomy if is_text else json.dumps(taxonomy)
+        with self.transaction():
+            self._kb.load_taxonomy(text)  # type: ignore[arg-type]
+            return self.query(
+                "SELECT what, key, problem, ours, theirs FROM taxonomy_conflicts"
+                " WHERE source = 'km' ORDER BY what, key"
+            )
 
     # ---- recording ----
 
@@ -550,7 +571,7 @@ class KnowledgeBase:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The taxonomy with the newest evidence, as it is now."""
+        """The taxonomy with the newest evidence, as it is now; what adds to it and moves in it."""
         return Taxonomy(self)
 
     # ---- showing ----
@@ -573,99 +594,6 @@ class KnowledgeBase:
             f"<div><b>Knowledge base</b>{mapping_html(self.info().items())}"
             f"{table_html(header, rows, f'{len(runs)} runs')}</div>"
         )
-
-
-class Taxonomy:
-    """The tree of knowledge mechanisms as a knowledge base had it at one moment.
-
-    Attributes
-    ----------
-    nodes : list of dict
-        id, parent, name, kind, summary, evidence (how we know of the node), survey_section, depth;
-        parents before children.
-    evidence : list of dict
-        The newest evidence of each node, measure, statistic and model: node, measure, statistic,
-        value, low, high, n, unit, baseline, note, model, precision, run.
-    """
-
-    def __init__(self, kb: KnowledgeBase) -> None:
-        columns = "id, parent, name, kind, summary, evidence, survey_section, depth"
-        self.nodes = list(kb.query(f"SELECT {columns} FROM nodes ORDER BY tree_enter").rows())
-        self.evidence = list(kb.ask("evidence-on-node", node="root").rows()) if self.nodes else []
-        works = kb.query(
-            "SELECT e.node, e.relation, e.evidence, w.key, w.title, w.year FROM edges AS e"
-            " JOIN works AS w ON w.key = e.work ORDER BY w.year, w.key"
-        )
-        self._works = list(works.rows())
-        self._by_id = {node["id"]: node for node in self.nodes}
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.nodes)
-
-    def __getitem__(self, id: str) -> dict[str, Any]:
-        """The node of an id, with ``children``, ``works`` and ``measured`` (its evidence)."""
-        node = self._by_id.get(id)
-        if node is None:
-            raise NotFoundError(f"the taxonomy has no node {id!r}")
-        return node | {
-            "children": [n["id"] for n in self.nodes if n["parent"] == id],
-            "works": [{k: v for k, v in w.items() if k != "node"} for w in self.works(id)],
-            "measured": [e for e in self.evidence if e["node"] == id],
-        }
-
-    def works(self, id: str) -> list[dict[str, Any]]:
-        """Works that say something about a node: node, relation, evidence, key, title, year."""
-        return [work for work in self._works if work["node"] == id]
-
-    def draw(self, **options: Any) -> Picture:
-        """A picture of the tree with the evidence: :func:`km.draw.taxonomy`."""
-        from km import draw
-
-        return draw.taxonomy(self, **options)
-
-    def __repr__(self) -> str:
-        measured = {row["node"] for row in self.evidence}
-        return (
-            f"<Taxonomy: {len(self.nodes)} nodes, {len(measured)} with evidence>\n{self._outline()}"
-        )
-
-    def _outline(self, max_depth: int = 2) -> str:
-        """The upper nodes, indented, with the figures of those that have evidence."""
-        lines = []
-        measured = {row["node"] for row in self.evidence}
-        for node in self.nodes:
-            if node["depth"] <= max_depth or node["id"] in measured:
-                lines.append("  " * node["depth"] + node["name"] + self._figures(node["id"]))
-        return "\n".join(lines)
-
-    def _figures(self, id: str) -> str:
-        rows = [row for row in self.evidence if row["node"] == id]
-        shown = [
-            f"{row['statistic']} {row['value']:.3g}" for row in rows if row["value"] is not None
-        ]
-        return f"  [{', '.join(shown[:3])}{', …' if len(shown) > 3 else ''}]" if shown else ""
-
-    def _repr_html_(self) -> str:
-        header = [("node", ""), ("kind", ""), ("works", ""), ("evidence of your runs", "")]
-        counts: dict[str, int] = {}
-        for work in self._works:
-            counts[work["node"]] = counts.get(work["node"], 0) + 1
-        measured = {row["node"] for row in self.evidence}
-        rows = [
-            (
-                "\u2003" * node["depth"] + node["name"],
-                node["kind"].replace("_", " "),
-                counts.get(node["id"], 0),
-                self._figures(node["id"]).strip(" []"),
-            )
-            for node in self.nodes
-            if node["depth"] <= 2 or node["id"] in measured
-        ]
-        note = f"{len(self.nodes)} nodes, {len(measured)} with evidence; .draw() shows all of it"
-        return table_html(header, rows, note)
 
 
 def taxonomy_text() -> bytes:
