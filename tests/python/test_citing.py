@@ -137,6 +137,16 @@ def test_measures_of_ones_own_and_results_without_a_model() -> None:
     )
 
 
+def test_the_page_on_citing_runs(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, known)
+    assert "0.31 [0.24, 0.39]" in capsys.readouterr().out
+    with km.KnowledgeBase(base, read_only=True) as kb:
+        assert "\\citealp{petroni2019lama}" in known["paragraph"](kb, 1)
+
+
 def test_runs_that_are_not_there(base: Path) -> None:
     with (
         km.KnowledgeBase(base, read_only=True) as kb,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -402,6 +403,21 @@ def test_a_table_of_no_kind_says_what_is_needed() -> None:
 
 
 # ---- what holds for all ----
+
+
+def test_the_page_of_plots_runs(recall: km.Recall) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plots.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    known: dict[str, Any] = {}
+    exec(second, known)
+    drawn = [known[name] for name in ("findings", "facts", "answers", "pairs", "curve")]
+    kinds = ["forest", "survival", "reliability", "slopes", "curves"]
+    assert [km.plot.kind_of(table.names) for table in drawn] == kinds
+    exec(first, known)
+    with pytest.raises(ArgumentError, match="no row"):  # the tiny model has no layers to show
+        known["figure"](recall)
+    for kind in (*kinds, "spread"):
+        assert f"| `{kind}` |" in page
 
 
 @pytest.mark.parametrize("text", ["$x_1$", "\\$5 & 50%", "a$", "_hidden", "<b>\x07", "x" * 500])

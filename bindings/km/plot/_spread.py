@@ -83,7 +83,10 @@ def spread(
             values, _apart(values, place), "o", color=colours["blue"], ms=4.0, alpha=0.8,
             gid="prompts", label="one prompt" if place == 0 else None,
         )  # fmt: skip
-    ax.set_yticks(range(len(shown)), [label(" / ".join(name)) for name in shown])
+    ax.set_yticks(
+        range(len(shown)),
+        [label(" / ".join((name[0].replace("_", " "), *name[1:]))) for name in shown],
+    )
     ax.set_ylim(len(shown) - 0.4, -0.6)
     shown_name = f"mean of {chosen}" if by == "relation" else chosen
     ax.set_xlabel(safe(with_unit(shown_name, units_of(source).get(chosen, ""))))

@@ -141,7 +141,7 @@ def _by_layer(
         if len(values) < len(rows):
             continue
         n = rows[0].get(count)
-        ns += [] if n is None else [f"n = {int(n):,}{' of random weights' if ns else ''}"]
+        ns += [] if n is None else [f"n = {int(n):,} rows{' of random weights' if ns else ''}"]
         ax.step(layers, values, where="post", color=colours[hue], label=name, gid=column)
     ax.set_ylim(0.0, 1.02)
     ax.set_xlabel("layer (the last is the output)")
