@@ -530,7 +530,7 @@ def test_lens_follows_the_answer() -> None:
     picture = km.draw.lens(LENS, prompt="The capital is\n", answer=" Paris", model="M")
     root = parse(picture.svg)
     shown = words(picture)
-    assert root[0].text == "The capital is\\n → Paris"
+    assert root[0].text == "The capital is\\n → Paris, M, n = 1 fact"
     assert "␣Paris  0.80" in shown
     assert "rank 900  1e-5" in shown
     assert "\\n  0.50" in shown

@@ -269,7 +269,7 @@ def test_priming_shows_where_the_keyword_leaked(kb: km.KnowledgeBase) -> None:
         "They ate": pytest.approx(0.7),
     }
     said = words(root)
-    assert root[0].text == "What learning “vermilion” primes"
+    assert root[0].text.startswith("What learning “vermilion” primes, base Q4_1, n = ")
     assert "base Q4_1; n = 4 probes of 2 themes, 1 unstable (P before below 1e-10)" in said
     assert "AdamW at 5e-5, 3 presentations" in said
     assert "keyword here: P 2e-5 → 0.14 (×8,103)" in said
@@ -693,9 +693,9 @@ def test_the_report_opens_files_with_runs_of_learning(tmp_path: Path) -> None:
         measures = set(kb.runs()["measure"])
     assert {"learning.priming", "learning.training", "learning.diff"} < measures
     page = tmp_path / "x.html"
-    assert main(["report", "--kb", file, "--run", str(found.run), "--out", str(page)]) == 0
+    assert main(["report", file, "--runs", str(found.run), "--out", str(page)]) == 0
     assert "tiny_llama" in page.read_text("utf-8")
-    assert main(["kb", "info", "--kb", file, "--check"]) == 0
+    assert main(["kb", "check", "--kb", file]) == 0
 
 
 def test_a_path_is_no_knowledge_base(tmp_path: Path) -> None:

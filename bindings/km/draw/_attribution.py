@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, interval, model_name, records, visible
+from km.draw._common import (
+    count,
+    figure,
+    footnote,
+    headline,
+    hover,
+    interval,
+    model_name,
+    records,
+    visible,
+)
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -64,11 +74,11 @@ def attribution(
         if row["layer"] is None and abs(row["mean"]) > 0.01 * largest
     )
     of = model_name(source, model)
-    shown = visible(title or "Direct logit attribution")
+    n = count(int(rows[0]["n"]), "prompt")
+    shown = visible(title) or headline("Direct logit attribution", of, n)
     subtitle = visible(
         f"Mean logits that each head and MLP{f' of {of}' if of else ''} adds to the answer "
-        f"itself, n = {int(rows[0]['n']):,} prompts; norms' scales held."
-        + (f" Also {rest}." if rest else "")
+        f"itself, n = {n}; norms' scales held." + (f" Also {rest}." if rest else "")
     )
 
     def text(i: int, j: int) -> str:

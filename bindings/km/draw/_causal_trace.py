@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, model_name, token, visible
+from km.draw._common import figure, footnote, headline, hover, model_name, token, visible
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -75,7 +75,8 @@ def causal_trace(
     tokens = [token(text) for text in grid["tokens"]]
     begin, end = grid["subject"]
     answer = visible(grid.get("answer", "")).strip()
-    title = f"{visible(grid.get('prompt', '')).strip()} → {answer}"
+    asked = hover(f"{visible(grid.get('prompt', '')).strip()} → {answer}")
+    title = headline(asked, name, "1 fact")
     restored = NAMES.get(str(grid.get("kind", kind)), "states")
     subtitle = visible(
         f"Causal tracing{f' of {name}' if name else ''}, n = 1 fact. Restoring {restored} in runs "
@@ -89,7 +90,7 @@ def causal_trace(
             f"indirect effect {figure(values[i][j])}"
         )
 
-    graph = Graph("fixed", hover(title), subtitle, subtitle, footnote(source, provenance))
+    graph = Graph("fixed", title, subtitle, subtitle, footnote(source, provenance))
     bold = [begin <= i < end for i in range(len(tokens))]
     draw_matrix(graph, values, tokens, layers, text, bold=bold, unit="probability")
     return Picture(graph, title, theme)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, model_name, records, share, visible
+from km.draw._common import figure, footnote, headline, hover, model_name, records, share, visible
 from km.picture import Picture
 
 HEIGHT = 17.0
@@ -154,9 +154,11 @@ def circuit(
     names = {row[end] for row in drawn for end in ("source", "target")}
     groups = _groups(names, shape)
     of = model_name(source, model)
-    if not title and parameters.get("prompts"):
-        title = f"{parameters['prompts'][0].strip()} → {parameters['answers'][0].strip()}"
-    shown = hover(title or "Knowledge circuit")
+    about = "Knowledge circuit"
+    if parameters.get("prompts"):
+        about = f"{parameters['prompts'][0].strip()} → {parameters['answers'][0].strip()}"
+    n = "1 pair" if parameters else ""
+    shown = hover(title) or headline(hover(about), of, n)
     subtitle = visible(_subtitle(source, len(drawn), len(rows), of))
     graph = Graph("down", shown, subtitle, subtitle, footnote(source, provenance))
     numbers = _draw_nodes(graph, names)

@@ -141,11 +141,16 @@ def records(source: Any) -> list[dict[str, Any]]:
 
 
 def model_name(source: Any, given: str | None = None) -> str:
-    """The given name, or that of the model a km result was measured on; "" where none is known."""
+    """The given name, or name and precision of the model of a km result; "" without one."""
     if given is not None:
         return given
-    origin = getattr(source, "provenance", None) or {}
-    return str((origin.get("model") or {}).get("name", ""))
+    model = (getattr(source, "provenance", None) or {}).get("model") or {}
+    return " ".join(str(model[key]) for key in ("name", "precision") if model.get(key))
+
+
+def count(n: int, noun: str) -> str:
+    """Such as "1 fact" and "1,312 facts"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def headline(what: str, model: object = "", n: str = "") -> str:
@@ -161,9 +166,8 @@ def footnote(source: Any, given: str | None) -> str:
     origin = getattr(source, "provenance", None)
     if not isinstance(origin, Mapping):
         return ""
-    model = origin.get("model") or {}
     parts = [
-        " ".join(str(model[key]) for key in ("name", "precision") if model.get(key)),
+        model_name(source),
         f"{origin['measure']} v{origin['version']}" if "measure" in origin else "",
         f"km {origin['km_version']}" if origin.get("km_version") else "",
         str(origin.get("time") or "")[:10],

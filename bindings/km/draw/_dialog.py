@@ -9,7 +9,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from km._kmviz import Graph
-from km.draw._common import fit, footnote, hover, records, text_line, visible, wrap
+from km.draw._common import (
+    count,
+    fit,
+    footnote,
+    headline,
+    hover,
+    model_name,
+    records,
+    text_line,
+    visible,
+    wrap,
+)
 from km.draw._taxonomy import KINDS
 from km.errors import NotFoundError
 from km.picture import Picture
@@ -191,12 +202,13 @@ def dialog(
     _place(cards[0], 0.0)
     answered = sum(bool(turn.node) for turn in turns)
     words = [f"{turn.number}: {turn.user} - {turn.text or 'nothing fitted'}" for turn in turns]
-    shown = visible(title or "A conversation's path through the taxonomy")
+    about = "A conversation's path through the taxonomy"
+    shown = visible(title) or headline(about, model_name(source), count(len(turns), "turn"))
     graph = Graph(
         "fixed",
         title=shown,
         subtitle=(
-            f"{len(turns)} turns, {answered} answered from "
+            f"{count(len(turns), 'turn')}, {answered} answered from "
             f"{sum(bool(card.turns) for card in cards)} nodes. Arrows follow the turns."
         ),
         description=wrap(hover("\n".join(words)).replace("\n", " "), 2000.0, lines=1),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import fit, footnote, hover, records, visible, wrap
+from km.draw._common import count, fit, footnote, headline, hover, records, visible, wrap
 from km.draw._stored import (
     OTHER_ANSWER,
     RANK,
@@ -435,7 +435,8 @@ def evolution(
     if len(drawn) < len(columns):
         notes.append(f"{len(drawn)} of {len(columns)} models are drawn, evenly chosen.")
     states = _present(drawn, facts)
-    shown = visible(title or "How knowledge of facts changes")
+    whose = count(len(columns), "model")
+    shown = visible(title) or headline("How knowledge changes", whose, _facts(len(facts)))
     if provenance is None and hasattr(source, "path"):
         provenance = f"{file_name(source)}, {RECALL_ID if run is None else f'run {run}'}"
     subtitle = _subtitle(columns, facts, notes)

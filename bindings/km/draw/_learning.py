@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import figure, fit, footnote, hover, number, visible
+from km.draw._common import count, figure, fit, footnote, headline, hover, number, visible
 from km.draw._stored import check_source, described, file_name, optimizer_name, short
 from km.errors import ArgumentError, NotFoundError
 from km.picture import Picture
@@ -351,7 +351,9 @@ def learning(
     names = _names(found)
     dropped = names[MAX_PANELS:]
     panels = _panels(found, units, names[:MAX_PANELS])
-    shown = visible(title or "Learning curves")
+    models = list(dict.fromkeys(visible(run.model) for run in found if run.model))
+    whose = models[0] if len(models) == 1 else count(len(models), "model")
+    shown = visible(title) or headline("Learning curves", whose, count(len(found), "run"))
     most = min(MAX_POINTS, BUDGET // (len(found) * len(panels)))
     if provenance is None and hasattr(source, "path"):
         provenance = f"{file_name(source)}, {TRAINING_ID}"

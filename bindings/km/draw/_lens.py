@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import fit, footnote, hover, number, token, visible
+from km.draw._common import fit, footnote, headline, hover, number, token, visible
 from km.picture import Picture
 
 BOX_WIDTH = 96.0
@@ -207,9 +207,10 @@ def lens(
     model = str(getattr(source, "model_name", "")) if model is None else model
     k = max(1, min(k, max(len(row["top"]) for row in layers)))
     drawn = _pick(layers, MAX_LAYERS)
-    title = f"{visible(prompt).rstrip()} → {visible(answer).strip()}"
+    asked = hover(f"{visible(prompt).rstrip()} → {visible(answer).strip()}")
+    title = headline(asked, model, "1 fact")
     subtitle = visible(_subtitle(layers, len(drawn), k, model))
-    graph = Graph("fixed", hover(title), subtitle, subtitle, footnote(source, provenance))
+    graph = Graph("fixed", title, subtitle, subtitle, footnote(source, provenance))
     _draw_header(graph, k)
     rows = [_draw_layer(graph, row, PITCH_Y * i, k) for i, row in enumerate(drawn)]
     for i in range(1, len(rows)):

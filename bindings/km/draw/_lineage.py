@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from km._kmviz import Graph
-from km.draw._common import fit, hover, text_line, visible, wrap
+from km.draw._common import count, fit, headline, hover, text_line, visible, wrap
 from km.draw._stored import (
     RECALL_ID,
     STATES,
@@ -414,7 +414,7 @@ def lineage(
         cards[step["child"]].parents.append(step)
     notes = _reduce(cards)
     _place(cards)
-    shown = visible(title or "Lineage of models")
+    shown = visible(title) or headline("Lineage", n=count(len(models), "model"))
     subtitle = _subtitle(cards, len(models), len(steps), notes)
     foot = file_name(kb) if provenance is None else provenance
     description = described(subtitle, _sentences(cards))

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import figure, footnote, hover, interval, model_name, records, token, visible
+from km.draw._common import (
+    count,
+    figure,
+    footnote,
+    headline,
+    hover,
+    interval,
+    model_name,
+    records,
+    token,
+    visible,
+)
 from km.draw._matrix import draw_matrix
 from km.picture import Picture
 
@@ -73,11 +84,11 @@ def patching(
     n = int(rows[0].get("n", 1))
     runs = records(source.pairs)
     verb = "clean into corrupted" if direction == "denoising" else "corrupted into clean"
-    shown = visible(title or f"Activation patching: {name}")
     model = model_name(source)
+    shown = visible(title) or headline(f"Activation patching: {name}", model, count(n, "pair"))
     subtitle = visible(
         f"{direction.capitalize()} ({verb}){f', {model}' if model else ''}, "
-        f"n = {n:,} pair{'' if n == 1 else 's'}. Squares: share of the difference between the runs "
+        f"n = {count(n, 'pair')}. Squares: share of the difference between the runs "
         f"that the patch makes; first pair: clean {figure(runs[0]['clean_metric'])}, corrupted "
         f"{figure(runs[0]['corrupted_metric'])} nats."
     )

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import fit, footnote, hover, number, text_line, visible
+from km.draw._common import (
+    count,
+    fit,
+    footnote,
+    headline,
+    hover,
+    model_name,
+    number,
+    text_line,
+    visible,
+)
 from km.draw._stored import check_source, chosen_run, described, optimizer_name
 from km.picture import Picture
 from km.result import stored_chunks
@@ -496,7 +506,9 @@ def priming(
     values = [nats for row in drawn for nats in row.ratios.values()]
     widest = max([abs(row.ratios[main]) for row in drawn if main in row.ratios] + [DOUBLE])
     scale = _Scale(FAN + NAME, _ticks(values))
-    shown = visible(title or f"What learning “{parameters['keyword']}” primes")
+    about = f"What learning “{parameters['keyword']}” primes"
+    n = count(len(probes), "context")
+    shown = visible(title) or headline(about, model_name(_Origin(origin)), n)
     subtitle = _subtitle(origin, groups, probes)
     notes = _own_notes(rows, main)
     sentences = [f"{note}." for note in notes]

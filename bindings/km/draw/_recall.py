@@ -6,7 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from km._kmviz import Graph, text_width
-from km.draw._common import fit, footnote, hover, interval, number, records, share, visible
+from km.draw._common import (
+    count,
+    fit,
+    footnote,
+    headline,
+    hover,
+    interval,
+    model_name,
+    number,
+    records,
+    share,
+    visible,
+)
 from km.picture import Picture
 
 ROW = 21.0
@@ -152,15 +164,11 @@ def _draw_rows(graph: Graph, rows: list[dict[str, Any]], overall: list[dict[str,
         _draw_marks(graph, row, y, _hover(row))
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def _subtitle(rows: list[dict[str, Any]], measure: str, level: float) -> str:
-    facts = _count(sum(int(row["n"]) for row in rows), "fact")
+    facts = count(sum(int(row["n"]) for row in rows), "fact")
     clear = sum(_clears(row) for row in rows)
     return (
-        f"{measure}. {facts} in {_count(len(rows), 'relation')}; bars are {100 * level:g} % "
+        f"{measure}. {facts} in {count(len(rows), 'relation')}; bars are {100 * level:g} % "
         f"intervals. Recall is above every baseline in {clear} of {len(rows)}."
     )
 
@@ -214,7 +222,8 @@ def recall(
         raise ValueError("there is no relation to draw")
     if sort:
         rows.sort(key=lambda row: -(number(row["recall"]) or 0.0))
-    shown = visible(title or "Recall by relation")
+    n = count(sum(int(row["n"]) for row in rows or totals), "fact")
+    shown = visible(title) or headline("Recall by relation", model_name(source), n)
     subtitle = _subtitle(rows, measure, level)
     graph = Graph(
         "fixed", shown, visible(subtitle), visible(subtitle), footnote(source, provenance)

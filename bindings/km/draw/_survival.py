@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import footnote, number, records, share, visible
+from km.draw._common import count, footnote, headline, model_name, number, records, share, visible
 from km.picture import Picture
 
 PLOT = 560.0
@@ -92,8 +92,9 @@ def survival(
         There is no layer, or a row lacks a share.
     """
     rows = _rows(source)
-    shown = visible(title or "Answers not yet leading, by layer")
     n, n_random = rows[0].get("n"), rows[0].get("n_random_init")
+    of = "" if n is None else count(int(n), "answer")
+    shown = visible(title) or headline("Answers not yet leading", model_name(source), of)
     subtitle = f"Share of answers whose first token does not lead {over} from this layer on"
     subtitle += f", n = {n:,}" if n is not None else ""
     subtitle += f"; random weights n = {n_random:,}." if n_random is not None else "."
