@@ -188,6 +188,7 @@ KINDS: dict[str, Kind] = {
     "overshadow.forecast": Kind("Forecast of an overshadowing study"),
     "overshadow.decoders_validation": Kind("Settings of decoders, on validation items"),
     "conflict.family": Kind("Models trained on conflicting facts"),
+    "conflict.real": Kind("A model asked with and without passages"),
     "dialog.conversation": Kind("Conversation", draw=_dialog),
     "dialog.selection": Kind("Knowledge selection"),
 }
