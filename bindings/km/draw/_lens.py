@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from km._kmviz import Graph
-from km.draw._common import fit, footnote, headline, hover, number, token, visible
+from km.draw._common import (
+    fit,
+    footnote,
+    headline,
+    hover,
+    model_name,
+    number,
+    token,
+    visible,
+)
 from km.picture import Picture
 
 BOX_WIDTH = 96.0
@@ -204,7 +213,7 @@ def lens(
     layers = _data(source)
     prompt = getattr(source, "prompt", "") if prompt is None else prompt
     answer = getattr(source, "answer", "") if answer is None else answer
-    model = str(getattr(source, "model_name", "")) if model is None else model
+    model = model_name(source, model)
     k = max(1, min(k, max(len(row["top"]) for row in layers)))
     drawn = _pick(layers, MAX_LAYERS)
     asked = hover(f"{visible(prompt).rstrip()} → {visible(answer).strip()}")
