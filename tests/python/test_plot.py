@@ -22,8 +22,11 @@ from km.draw._recall import BASELINES
 from km.errors import ArgumentError
 from km.plot._reliability import calibration, calibration_error, two_way
 from km.result import Result, make_provenance
+from km.studies import DecodersStudy, ModelDecoders
 from km.studies.conflict_result import STUDY_ID, STUDY_VERSION, ConflictStudy
 from km.studies.conflict_rows import COLUMNS as CONFLICT_COLUMNS
+from km.studies.decoders_compare import ROW_COLUMNS
+from km.studies.decoders_result import DECODERS_ID
 from km.table import Table
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -538,3 +541,114 @@ def test_long_labels_and_titles_are_broken_at_blanks(ax: Axes) -> None:
     findings(relation=[words] * 3).plot(ax=ax, labels="relation", title="a title " * 20)
     assert rows_labels(ax)[0] == words.replace("less ", "less\n")
     assert max(map(len, ax.get_title(loc="left").split("\n"))) <= 84
+
+
+@pytest.fixture(scope="module")
+def tiny() -> km.Model:
+    return km.load(DATA / "tiny_llama", threads=1)
+
+
+def segments(ax: Axes) -> list[list[float]]:
+    """Both ends of every slope."""
+    found = [s for c in ax.collections for s in c.get_segments()]
+    return sorted(segment[:, 1].tolist() for segment in found)
+
+
+def test_a_diff_has_slopes_of_relations(tiny: km.Model, ax: Axes) -> None:
+    facts = km.datasets.facts(["country_capital_city", "person_mother"]).select(per_relation=4)
+    diff = km.diff(tiny, tiny.random_like(1), facts, progress=False)
+    diff.plot(ax)
+    rows = [row for row in diff.relations.rows() if row["relation"] != "all facts"]
+    assert segments(ax) == sorted([row["recall_before"], row["recall_after"]] for row in rows)
+    assert [text.get_text() for text in ax.texts] == ["country_capital_city", "person_mother"]
+    assert title_of(ax).startswith("Recall by relation: tiny_llama and tiny_llama (random weights")
+    ax = diff.plot(Figure().subplots(), "forest")
+    assert [line.get_xdata()[0] for line in lines(ax, "estimate")] == diff.shares["net"]
+
+
+def test_priming_has_slopes_of_an_arm(ax: Axes) -> None:
+    tables = {
+        arm: [
+            learning_bases.priming_row(arm, "theme", "a", "colours", "The sky is", -9.0, change),
+            learning_bases.priming_row(arm, "other_theme", "b", "food", "I ate", -12.0, 0.5),
+            learning_bases.priming_row(arm, "neutral", "c", "", "It rains.", -20.0, -1.0),
+        ]
+        for arm, change in (("learned", 3.0), ("text_control", -1.0))
+    }
+    with km.KnowledgeBase(":memory:") as kb:
+        priming = km.Priming.from_knowledge_base(kb, learning_bases.record_priming(kb, tables))
+    priming.plot(ax)
+    assert segments(ax) == [[-12.0, -11.5], [-9.0, -6.0]]
+    ax = priming.plot(Figure().subplots(), arm="text_control")
+    assert segments(ax) == [[-12.0, -11.5], [-9.0, -10.0]]
+
+
+def test_a_priming_study_has_its_comparisons(tiny: km.Model, ax: Axes) -> None:
+    texts = [
+        km.datasets.PrimingText(f"{word}-{stem}", theme, "odd", word, stem, f"{stem} {word}.")
+        for word, theme in (("mauve", "colour"), ("haggis", "food"))
+        for stem in ("It is", "We all like")
+    ]
+    study = km.studies.priming(tiny, texts=texts, optimizer=km.AdamW(lr=3e-3), progress=False)
+    study.plot(ax)
+    rows = list(study.comparisons.rows())
+    units = [row["unit"] for row in rows]
+    commonest = max(units, key=units.count)
+    kept = [r["difference"] for r in rows if r["unit"] == commonest and r["difference"] is not None]
+    assert [line.get_xdata()[0] for line in lines(ax, "estimate")] == kept
+
+
+def decoded(decoder: str, item: int, match: bool, gap: float, part: str = "test") -> dict[str, Any]:
+    """A row of a decoder study about a proverb."""
+    return {
+        "part": part, "task": "memotrap", "file": "proverb_ending", "item": f"{part} {item}",
+        "cluster": f"{part} {item}", "decoder": decoder, "setting": "{}", "text": "", "answer": "",
+        "match": match, "other": " at", "logp_wanted": gap, "logp_other": 0.0, "right": gap > 0,
+    }  # fmt: skip
+
+
+def test_a_decoder_study_has_slopes_from_greedy_decoding(ax: Axes) -> None:
+    matches = {"Greedy": [True, False, False, False], "CoDa": [True, True, True, False]}
+    rows = [
+        decoded(decoder, i, match, gap, part)
+        for part in ("validation", "test")
+        for decoder, found in matches.items()
+        for i, (match, gap) in enumerate(zip(found, (2.0, -1.0, 0.5, -3.0), strict=True))
+    ]
+    parameters = {"confidence": 0.95, "seed": 0, "sizes": None}
+    provenance = {"measure": DECODERS_ID, "version": 1, "parameters": parameters,
+                  "model": learning_bases.model("toy"), "seed": 0}  # fmt: skip
+    study = ModelDecoders([("k", Table.from_rows(ROW_COLUMNS, rows))], provenance)
+    study.plot(ax)
+    assert segments(ax) == [[0.25, 0.75], [0.5, 0.5]]  # exact match; two classes
+    assert "proverb_ending, match" in [text.get_text() for text in ax.texts]
+    ax = DecodersStudy([study]).plot(Figure().subplots(), "reliability", bins=1)
+    (points,) = [line for line in ax.lines if line.get_marker() == "o"]
+    confidence = np.mean([1 / (1 + math.exp(-gap)) for gap in (2.0, 1.0, 0.5, 3.0)])
+    assert points.get_xydata().tolist() == [[pytest.approx(confidence), 0.5]]
+    assert "toy F32" in title_of(ax)
+    ax = study.plot(Figure().subplots(), "forest")
+    assert [line.get_xdata()[0] for line in lines(ax, "estimate")] == study.findings["estimate"]
+    with pytest.raises(ArgumentError, match="no decoder 'DoLa'; there are"):
+        study.plot(decoder="DoLa")
+
+
+def test_conflict_has_slopes_without_and_with_the_passage(tiny: km.Model, ax: Axes) -> None:
+    wordings = ("{} of {{}} is", "{{}} has {}")
+    answers = {"ball": ("red", "blue", "green"), "hat": ("tall", "flat", "wide")}
+    relations = [
+        km.datasets.Relation(
+            name, "factual", tuple(wording.format(name) for wording in wordings), "it",
+            tuple(km.datasets.Fact(s, s, (a,)) for s, a in zip("ABC", found, strict=True)),
+        )
+        for name, found in answers.items()
+    ]  # fmt: skip
+    conflict = km.conflict(tiny, km.datasets.counterfactuals(relations), by="score", progress=False)
+    conflict.plot(ax)
+    rows = {row["value"]: row for row in conflict.ratios.rows() if row["group"] == "relation"}
+    ends = [[row["closed_original"], row["context_original"]] for row in rows.values()]
+    assert segments(ax) == sorted(ends)
+    assert {text.get_text() for text in ax.texts} == {"ball", "hat"}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [
+        "without a passage", "with the passage",
+    ]  # fmt: skip

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from km.diff_relations import EVERYTHING
 from km.errors import ArgumentError
 from km.plot._choice import PLOTS, kind_of, plot_table
 from km.plot._reliability import two_way
 from km.plot._style import model_name
+from km.studies.decoders_settings import GREEDY
 from km.table import Table
 
 if TYPE_CHECKING:
@@ -97,6 +99,17 @@ def _recall_reliability(result: Any) -> Made:
     return "reliability", rows, {"confidence": TWO_WAY, "title": title}
 
 
+# ---- two models ----
+
+
+def _diff_slopes(result: Any) -> Made:
+    """Recall of relations in both models; the row of all facts is no relation."""
+    rows = [row for row in result.relations.rows() if row["relation"] != EVERYTHING]
+    names = [result.parameters[side]["name"] for side in ("before", "after")]
+    title = f"Recall by relation: {names[0]} and {names[1]}"
+    return "slopes", rows, {"labels": "relation", "title": title}
+
+
 # ---- studies ----
 
 
@@ -115,22 +128,22 @@ def _decoder_slopes(result: Any, decoder: str = "CoDa") -> Made:
     shares = result.series() if hasattr(result, "series") else result.shares
     rows = [row for row in shares.rows() if row["decoder"] == decoder]
     if not rows:
-        known = ", ".join(name for name in dict.fromkeys(shares["decoder"]) if name != "greedy")
+        known = ", ".join(name for name in dict.fromkeys(shares["decoder"]) if name != GREEDY)
         raise ArgumentError(f"no decoder {decoder!r}; there are {known}")
     several = len({row["model"] for row in rows}) > 1
     named = [
         {
-            "greedy": row["greedy"],
+            GREEDY: row["greedy"],
             decoder: row["share"],
             "of": f"{row['model'] + ', ' if several else ''}{row['file']}, {row['metric']}",
         }
         for row in rows
     ]
     title = f"Greedy decoding beside {decoder}: shares by file"
-    return "slopes", named, {"before": "greedy", "after": decoder, "labels": "of", "title": title}
+    return "slopes", named, {"before": GREEDY, "after": decoder, "labels": "of", "title": title}
 
 
-def _decoder_reliability(result: Any, decoder: str = "greedy") -> Made:
+def _decoder_reliability(result: Any, decoder: str = GREEDY) -> Made:
     """Two classes: the confidence in the likelier one."""
     rows = [
         {
@@ -188,7 +201,7 @@ _MAKERS: dict[str, dict[str, Maker]] = {
         "reliability": _recall_reliability,
     },
     "Diff": {
-        "slopes": _of("slopes", "relations", "Recall before and after", labels="relation"),
+        "slopes": _diff_slopes,
         "forest": _of("forest", "shares", "Shares of facts that changed", estimate="net"),
     },
     "Priming": {"slopes": _priming_slopes},
