@@ -99,7 +99,9 @@ def _subtitle(source: Any, drawn: int, total: int, model: str) -> str:
     if recovered is not None:
         random = getattr(source, "random_recovered", None)
         beside = "" if random is None else f", random circuits {share(round(random, 2) + 0.0)}"
-        worth = f" Run alone it recovers {share(recovered)} of the difference{beside}."
+        worth = (
+            f" Run alone it recovers {share(round(recovered, 2) + 0.0)} of the difference{beside}."
+        )
     return (
         f"Knowledge circuit{f' of {model}' if model else ''}, n = 1 pair{about}{metric}. The "
         f"{drawn} strongest of {total} edges; width: estimated loss of the answer's lead when the "

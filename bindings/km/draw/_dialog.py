@@ -209,7 +209,7 @@ def dialog(
         title=shown,
         subtitle=(
             f"{count(len(turns), 'turn')}, {answered} answered from "
-            f"{sum(bool(card.turns) for card in cards)} nodes. Arrows follow the turns."
+            f"{count(sum(bool(card.turns) for card in cards), 'node')}. Arrows follow the turns."
         ),
         description=wrap(hover("\n".join(words)).replace("\n", " "), 2000.0, lines=1),
         footnote=footnote(source, provenance) or visible(owner.path.rpartition("/")[2]),

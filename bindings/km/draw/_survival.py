@@ -53,7 +53,7 @@ def _draw_layers(graph: Graph, rows: Sequence[dict[str, Any]]) -> None:
         if value > 0.0:
             _box(graph, title, "blue", x, -0.5 * HEIGHT * value, 0.68 * pitch, HEIGHT * value)
         if random is not None:
-            _box(graph, title, "vermilion", x, -HEIGHT * random, 0.94 * pitch, 3.0)
+            _box(graph, title, "muted", x, -HEIGHT * random, 0.94 * pitch, 3.0)
         if last or (i % every == 0 and len(rows) - 1 - i >= every):
             graph.add_node(
                 name, title="", shape="plain", stroke="none", text="muted", size=9.0, x=x, y=12.0
@@ -104,7 +104,7 @@ def survival(
     graph.add_legend("not yet leading", shape="box", fill="blue", stroke="none", width=9.0)
     if n_random is not None:
         graph.add_legend(
-            "the same with random weights", shape="box", fill="vermilion", stroke="none",
+            "the same with random weights", shape="box", fill="muted", stroke="none",
             width=18.0, height=3.0,
         )  # fmt: skip
     return Picture(graph, shown, theme)
