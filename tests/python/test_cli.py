@@ -393,7 +393,11 @@ def test_completion_script_is_valid(
         (
             "km kb ''",
             {"info", "search", "query", "ask", "ledger", "datasette"}
-            | {"check", "export", "merge", "snapshot", "upgrade"},
+            | {"check", "export", "merge", "snapshot", "taxonomy", "upgrade"},
+        ),
+        (
+            "km kb taxonomy ''",
+            {"add", "work", "link", "move", "import", "export", "conflicts"},
         ),
         ("km --version kb a", {"ask"}),
         ("km draw lens --p", {"--prompt"}),
