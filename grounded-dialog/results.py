@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from km.cache import atomic_write
 
 HERE = Path(__file__).parent
 # Sizes of the reference program whose figures RESULTS.md quotes.
-SIZES = {
+SIZES: dict[str, Any] = {
     "embedding": 64, "hidden": 64, "decoder": 128, "dropout": 0.2, "learning_rate": 2e-3,
     "batch_size": 8,
 }  # fmt: skip
@@ -37,6 +38,24 @@ PATIENCE = 8  # of the long trainings
 SEEDS = (1, 2, 3)
 # Flowcharts whose dialogues the training on the others never sees.
 HELD_OUT = ("brake_problem", "ticking", "wireless")
+# What is trained where: on new flowcharts the question is what the encoders read.
+TRAINED = {
+    "flodial": ("disentangled", "scheduled", "context", "fused", "postks"),
+    "flodial-held-out": ("disentangled", "scheduled", "states", "states-scheduled"),
+    "survey": ("disentangled", "scheduled", "context", "fused", "match", "postks", "states"),
+    "kdconv": ("disentangled", "scheduled", "context", "fused"),
+}
+_STATES = {"variant": "disentangled", "embeddings": "states"}
+PARAMS: dict[str, dict[str, Any]] = {
+    "disentangled": {"variant": "disentangled"},
+    "scheduled": {"variant": "disentangled", "history": "scheduled"},
+    "context": {"variant": "context"},
+    "fused": {"variant": "fused"},
+    "match": {"variant": "disentangled", "match": True},
+    "postks": {"supervision": 1.0},
+    "states": _STATES,
+    "states-scheduled": {**_STATES, "history": "scheduled"},
+}
 LIKELIHOOD_TURNS = 150  # of each test part: every turn takes a pass over all its candidates
 
 
@@ -99,23 +118,9 @@ def data_digest(data: dialog.DialogueSet) -> str:
 
 def jobs_of(data: str) -> list[Job]:
     """What is run on a data set, the trainings that matter most first."""
-    trained: list[Job] = []
-    for seed in SEEDS:
-        trained += [
-            Job(data, "disentangled", {"variant": "disentangled"}, seed),
-            Job(data, "scheduled", {"variant": "disentangled", "history": "scheduled"}, seed),
-            Job(data, "context", {"variant": "context"}, seed),
-            Job(data, "fused", {"variant": "fused"}, seed),
-        ]
-        if data != "kdconv":  # the language model that comes with km speaks English
-            pretrained = {"variant": "disentangled", "embeddings": "states"}
-            trained += [
-                Job(data, "states", pretrained, seed),
-                Job(data, "states-scheduled", {**pretrained, "history": "scheduled"}, seed),
-                Job(data, "model", {"variant": "disentangled", "embeddings": "model"}, seed),
-            ]
+    trained = [Job(data, name, PARAMS[name], seed) for seed in SEEDS for name in TRAINED[data]]
     plain = [Job(data, name) for name in ("random", "same", "tfidf", "bm25", "bm25-unused")]
-    if data != "kdconv":
+    if data != "kdconv":  # the language model that comes with km speaks English
         plain += [Job(data, "mean-pooled"), Job(data, "likelihood")]
     return [*plain[:5], *trained, *plain[5:]]
 
@@ -180,19 +185,35 @@ def first_turns(test: dialog.DialogueSet, most: int) -> dialog.DialogueSet:
     return test.where(lambda one: one.id in wanted)
 
 
+def trained_selector(
+    job: Job, model: km.Model | None, epochs: int, patience: int | None
+) -> dialog.DiffKS:
+    """A selector that is yet to be trained."""
+    rest: dict[str, Any] = {
+        "model": model, "epochs": epochs, "patience": patience, "seed": job.seed, "threads": 1,
+    }  # fmt: skip
+    if job.selector == "postks":  # it has no decoder
+        sizes = {name: value for name, value in SIZES.items() if name != "decoder"}
+        return dialog.PostKS(**job.params, **sizes, **rest)
+    return dialog.DiffKS(**job.params, **SIZES, **rest)
+
+
 def trained_runs(job: Job, data: dialog.DialogueSet, folder: Path) -> dict[str, Any]:
-    """Evaluate a trained selector after the short and after the long training."""
+    """Evaluate a trained selector after the short and after the long training.
+
+    The long one goes on from a copy of the short one's end, so that what was stopped in the long
+    one does not give the short one's place to later weights.
+    """
     train, valid = data.split("train"), data.split("valid")
     test = data.split("test_seen", "test_unseen")
     model = language_model() if "embeddings" in job.params else None
     out = {}
     for label, epochs, patience in (("short", SHORT, None), ("long", LONG, PATIENCE)):
-        selector = dialog.DiffKS(
-            **job.params, **SIZES, model=model, epochs=epochs, patience=patience, seed=job.seed,
-            threads=1,
-        )  # fmt: skip
+        selector = trained_selector(job, model, epochs, patience)
         begun = time.monotonic()
-        selector.fit(train, valid, checkpoint=folder, progress=False)
+        if label == "long" and not (folder / label).exists():
+            shutil.copytree(folder / "short", folder / label)
+        selector.fit(train, valid, checkpoint=folder / label, progress=False)
         if selector.interrupted:
             raise KeyboardInterrupt
         out[label] = as_json(selector.evaluate(test, progress=False))
