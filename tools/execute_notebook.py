@@ -150,11 +150,12 @@ def kinds(cell: Any) -> list[str]:
 
 
 def shown(cell: Any) -> str:
-    """The text of a cell's outputs, blanks made single."""
+    """The text of a cell's outputs, blanks made single; what stands beside a picture left out."""
     parts = []
     for output in cell["outputs"]:
-        text = output.get("text") or output.get("data", {}).get("text/plain", "")
-        parts.append("".join(text))
+        data = output.get("data", {})
+        if not any(mime.startswith("image/") for mime in data):
+            parts.append("".join(output.get("text") or data.get("text/plain", "")))
     lines = "".join(parts).splitlines()
     return "\n".join(" ".join(line.split()) for line in lines)
 

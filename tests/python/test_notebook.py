@@ -55,7 +55,7 @@ def stream(text: str) -> dict[str, Any]:
 
 
 def result(**data: str) -> dict[str, Any]:
-    mime = {"text": "text/plain", "html": "text/html"}
+    mime = {"text": "text/plain", "html": "text/html", "picture": "image/svg+xml"}
     return {
         "outputs": [
             {
@@ -133,6 +133,13 @@ def test_other_output_is_found(tool: ModuleType) -> None:
 
     fewer = notebook(stream("a  1.0\nb  2.0\n"))
     assert list(tool.differences(stored, fewer)) == ["it has other cells"]
+
+
+def test_pictures_are_compared_by_kind(tool: ModuleType) -> None:
+    stored = notebook(result(text="<Picture of 3>", picture="<svg>3</svg>"))
+    other = notebook(result(text="<Picture of 4>", picture="<svg>4</svg>"))
+    assert list(tool.differences(stored, other)) == []
+    assert len(list(tool.differences(stored, notebook(result(text="<Picture of 3>"))))) == 1
 
 
 def test_streams_in_parts_are_one(tool: ModuleType) -> None:
