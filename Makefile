@@ -117,6 +117,7 @@ bench: bench-products $(VENV)/.package $(VENV)/.model ## speed beside transforme
 	@$(BIN)/python bench/train.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/priming.py --peers $(BENCH_VENV)/bin/python
 	@$(BIN)/python bench/footprint.py --peers $(BENCH_VENV)/bin/python
+	@$(BIN)/python bench/kb.py --peers $(BENCH_VENV)/bin/python
 
 fuzz: $(VENV)/.build-tools ## build the libFuzzer targets (clang) and run each for a minute
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/fuzz.sh
