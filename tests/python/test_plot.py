@@ -20,9 +20,10 @@ from km import stats
 from km._kmviz import paint_hex
 from km.draw._recall import BASELINES
 from km.errors import ArgumentError
+from km.plot import _results
 from km.plot._reliability import calibration, calibration_error, two_way
 from km.result import Result, make_provenance
-from km.studies import DecodersStudy, ModelDecoders
+from km.studies import DecodersStudy, ModelDecoders, decoders_settings
 from km.studies.conflict_result import STUDY_ID, STUDY_VERSION, ConflictStudy
 from km.studies.conflict_rows import COLUMNS as CONFLICT_COLUMNS
 from km.studies.decoders_compare import ROW_COLUMNS
@@ -262,6 +263,7 @@ def test_survival_by_layer(ax: Axes) -> None:
     (model,), (random,) = lines(ax, "not_leading"), lines(ax, "random_init")
     assert model.get_ydata().tolist() == [1.0, 0.75, 0.5, 0.25]
     assert random.get_ydata().tolist() == [1.0] * 4
+    assert to_hex(random.get_color()) == paint_hex("muted")
     assert legend(ax) == ["not yet leading", "the same with random weights"]
 
 
@@ -619,6 +621,7 @@ def test_a_decoder_study_has_slopes_from_greedy_decoding(ax: Axes) -> None:
     provenance = {"measure": DECODERS_ID, "version": 1, "parameters": parameters,
                   "model": learning_bases.model("toy"), "seed": 0}  # fmt: skip
     study = ModelDecoders([("k", Table.from_rows(ROW_COLUMNS, rows))], provenance)
+    assert _results.GREEDY == decoders_settings.GREEDY
     study.plot(ax)
     assert segments(ax) == [[0.25, 0.75], [0.5, 0.5]]  # exact match; two classes
     assert "proverb_ending, match" in [text.get_text() for text in ax.texts]

@@ -11,7 +11,6 @@ from km.errors import ArgumentError
 from km.plot._choice import PLOTS, kind_of, plot_table
 from km.plot._reliability import two_way
 from km.plot._style import model_name
-from km.studies.decoders_settings import GREEDY
 from km.table import Table
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ Made = tuple[str, Any, dict[str, Any]]
 Maker = Callable[..., Made]
 
 TWO_WAY = "confidence in the likelier of two answers"
+GREEDY = "Greedy"  # as studies of decoders name it
 
 
 def plot_result(

@@ -134,7 +134,7 @@ def _by_layer(
     ns: list[str] = []
     for column, count, hue, name in (
         ("not_leading", "n", "blue", "not yet leading"),
-        ("random_init", "n_random_init", "vermilion", "the same with random weights"),
+        ("random_init", "n_random_init", "muted", "the same with random weights"),
     ):
         known = [number(row.get(column)) for row in rows]
         values = [value for value in known if value is not None]
