@@ -9,8 +9,9 @@ from km.draw._taxonomy import KINDS
 from km.report.grids import plain_cell
 
 if TYPE_CHECKING:
-    from km.kb import KnowledgeBase, Taxonomy
+    from km.kb import KnowledgeBase
     from km.report.verdicts import Verdicts
+    from km.taxonomy import Taxonomy
 
 MARKS = {
     "paper": "the survey says so",

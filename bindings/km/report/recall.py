@@ -10,9 +10,10 @@ from km.recall import RECALL_ID, Recall
 from km.recall_summary import floors
 
 if TYPE_CHECKING:
-    from km.kb import KnowledgeBase, Taxonomy
+    from km.kb import KnowledgeBase
     from km.picture import Picture
     from km.report.pictures import Pictures
+    from km.taxonomy import Taxonomy
 
 BASELINES = (
     ("commonest", "commonest answer"),
