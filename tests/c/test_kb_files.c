@@ -171,6 +171,13 @@ static km_status put_two_models(km_kb *kb, km_error *err) {
     return km_kb_put_model(&id, kb, models[1], strlen(models[1]), err);
 }
 
+static const char tiny_edit[] =
+    "{\"nodes\":[{\"id\":\"mine\",\"parent\":\"hyp\",\"name\":\"Mine\",\"kind\":\"aspect\","
+    "\"summary\":\"\",\"evidence\":\"guess\"}],\"works\":[{\"key\":\"w1\",\"title\":\"Else\","
+    "\"authors\":\"A\",\"verified_by\":\"me\"}],\"edges\":[{\"work\":\"w1\",\"node\":\"mine\","
+    "\"relation\":\"supports\",\"evidence\":\"guess\"}],\"moves\":[{\"id\":\"other\","
+    "\"parent\":\"mine\"}]}";
+
 static km_status everything(km_ctx *ctx, km_error *err) {
     km_status status = KM_OK;
     km_kb *kb = NULL;
@@ -178,6 +185,9 @@ static km_status everything(km_ctx *ctx, km_error *err) {
     int64_t run = 0, n = 0;
     KM_GO(km_kb_open(&kb, ctx, ":memory:", NULL, err));
     KM_GO(km_kb_load_taxonomy(kb, tiny_taxonomy, strlen(tiny_taxonomy), err));
+    KM_GO(km_kb_edit_taxonomy(&back, kb, tiny_edit, strlen(tiny_edit), err));
+    km_table_free(back);
+    back = NULL;
     KM_GO(km_kb_begin_run(&run, kb, tiny_run, strlen(tiny_run), err));
     KM_GO(km_kb_put_facts(&n, kb, tiny_facts, strlen(tiny_facts), err));
     KM_GO(km_table_new(&table, ctx, specs, 4, err));
@@ -247,6 +257,7 @@ static int use_file(km_ctx *ctx, const char *path) {
     TRY_STEP(km_kb_info(&t, kb, &err));
     TRY_STEP(km_kb_begin_run(&run, kb, tiny_run, strlen(tiny_run), &err));
     TRY_STEP(km_kb_load_taxonomy(kb, tiny_taxonomy, strlen(tiny_taxonomy), &err));
+    TRY_STEP(km_kb_edit_taxonomy(&t, kb, tiny_edit, strlen(tiny_edit), &err));
     km_kb_close(kb);
     return failures;
 }
