@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ MAX_BYTES = 400_000
 ROOT = Path(__file__).resolve().parents[1]
 NEIGHBOURS = ("grounded-dialog",)
 
+PICTURE_ID = re.compile(r"\bkm[0-9a-f]{16}(?=[td]\b)")  # a digest of all that is drawn, dates too
 NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[-+]\d\d:\d\d)?")
 MACHINE = {
@@ -64,6 +66,7 @@ def has_kernels() -> bool:
 
 def execute(path: Path, threads: int) -> Any:
     """The notebook at `path` with the outputs of a run of its own."""
+    days = {today(): "(date)"}
     notebook = nbformat.read(path, as_version=4)
     env = os.environ | {"KM_PROGRESS": "0", "KM_THREADS": str(threads), "PYTHONHASHSEED": "0"}
     if has_kernels():
@@ -85,7 +88,13 @@ def execute(path: Path, threads: int) -> Any:
         places = dict.fromkeys(site.getsitepackages(), "site-packages")
         places |= {os.path.realpath(folder): ".", str(folder): ".", scratch: ".."}
         places |= {str(ROOT): "..", sys.prefix: "venv", str(Path.home()): "~"}
+        places |= days | {today(): "(date)"}
     return normalised(notebook, places)
+
+
+def today() -> str:
+    """The date, as pictures and provenance say it."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def normalised(notebook: Any, places: dict[str, str]) -> Any:
@@ -93,7 +102,8 @@ def normalised(notebook: Any, places: dict[str, str]) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
         if cell.cell_type == "code":
-            cell["outputs"] = [nbformat.from_dict(scrub(output, places)) for output in cell.outputs]
+            outputs = [steady(output, f"picture-{number}-") for output in whole(cell.outputs)]
+            cell["outputs"] = [nbformat.from_dict(scrub(output, places)) for output in outputs]
             cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
     about = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -102,6 +112,26 @@ def normalised(notebook: Any, places: dict[str, str]) -> Any:
     notebook["metadata"] = nbformat.from_dict(about)
     nbformat.validate(notebook)
     return notebook
+
+
+def whole(outputs: list[Any]) -> list[Any]:
+    """Outputs in which a stream that came in parts is one."""
+    found: list[Any] = []
+    for output in outputs:
+        last = found[-1] if found else {}
+        if output["output_type"] == "stream" and output["name"] == last.get("name"):
+            last["text"] += output["text"]
+        else:
+            found.append(output)
+    return found
+
+
+def steady(output: Any, name: str) -> Any:
+    """The output with `name` in place of a picture's own id."""
+    data = output.get("data", {})
+    if "image/svg+xml" in data:
+        data["image/svg+xml"] = PICTURE_ID.sub(name, data["image/svg+xml"])
+    return output
 
 
 def scrub(value: Any, paths: dict[str, str]) -> Any:

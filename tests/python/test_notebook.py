@@ -177,6 +177,24 @@ def test_times_and_paths_are_taken_out(tool: ModuleType) -> None:
     assert tool.scrub(value, {"/home/ada": "~"}) == {"text": ["at (time) in ~/x.db", 3]}
 
 
+def test_runs_are_stored_alike(tool: ModuleType) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    parts = stream("one\n")
+    parts["outputs"] += stream("two\n")["outputs"]
+    picture = '<svg aria-labelledby="{0}t {0}d"><title id="{0}t">of {1}</title></svg>'
+    runs = []
+    for cell, id, date in (
+        (stream("one\ntwo\n"), "km0123456789abcdef", "2031-02-03"),
+        (parts, "kmfedcba9876543210", "2031-02-04"),
+    ):
+        made = notebook(cell, result(picture=picture.format(id, date)))
+        read = nbformat.from_dict(made)
+        runs.append(tool.normalised(read, {date: "(date)"}))
+    assert runs[0] == runs[1]
+    drawn = runs[0]["cells"][1]["outputs"][0]["data"]["image/svg+xml"]
+    assert drawn == picture.format("picture-1-", "(date)")
+
+
 def test_a_cell_that_raises_is_told(tool: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     made = notebook({"outputs": []}, {"outputs": []})
