@@ -17,6 +17,7 @@ from km.conflict_plan import CLOSED, PARAPHRASE, SUBSTITUTE, Asked, Item, make_i
 from km.conflict_summary import summarise_disagreement, summarise_ratios
 from km.datasets import QAAnswer, QAExample, QASet
 from km.errors import ArgumentError
+from km.report.kinds import kind_of
 from km.scores import conflict as c
 
 TINY = Path(__file__).parents[1] / "golden_data" / "tiny_llama"
@@ -124,6 +125,10 @@ def test_a_stored_run_is_not_measured_again(
         assert list(read.ratios.rows()) == list(first.ratios.rows())
         assert read.evidence == first.evidence
         assert km.draw.conflict(kb, provenance="x").svg == first.draw(provenance="x").svg
+        may, may_not = kind_of("conflict.memorization_ratio").concluding(read).split(". ")
+        row = next(iter(first.ratios.rows()))
+        assert f"follows the passage in {row['p_substitute']:.2f} of {row['n']} examples" in may
+        assert f"{row['p_other']:.2f} that are neither" in may_not
         with pytest.raises(AssertionError, match="measured again"):
             km.conflict(tiny, made, by="generate", kb=kb, progress=False)
 

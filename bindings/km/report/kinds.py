@@ -101,6 +101,22 @@ def _decoders(result: Any) -> str:
     return conclude([result])
 
 
+def _conflict(result: Any) -> str:
+    """What the first row, of all known examples, says and does not say."""
+    from km.draw._common import interval, model_name, share
+
+    row = next(iter(result.ratios.rows()), None)
+    if row is None or not row["n"]:
+        return ""
+    return (
+        f"Where a passage contradicts what {model_name(result)} answers without one, it keeps its "
+        f"answer in {share(row['p_original'])} and follows the passage in "
+        f"{share(row['p_substitute'])} of {row['n']:,} examples, a memorization ratio of "
+        f"{interval(row, 'ratio', share)}. The {share(row['p_other'])} that are neither are not in "
+        "the ratio, and nothing follows for other models, facts, passages or prompts."
+    )
+
+
 KINDS: dict[str, Kind] = {
     "memorization.recall": Kind("Recall", "km.recall.Recall"),
     "memorization.lens": Kind("One fact through the layers", "km.lens.LensResult", draw=_lens),
@@ -154,6 +170,7 @@ KINDS: dict[str, Kind] = {
         "km.conflict_measure.Conflict",
         (("ratios", "Memorization ratios"), ("disagreement", "Disagreement among paraphrases")),
         draw=_own("What was answered where a passage contradicts what the model remembers."),
+        conclude=_conflict,
     ),
     "conflict.study": Kind(
         "Conflict study",
