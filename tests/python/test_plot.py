@@ -157,6 +157,18 @@ def test_forest_refuses_what_has_no_interval(ax: Axes) -> None:
         empty.plot(ax=ax)
 
 
+def test_data_frames_and_rows_are_taken_too(ax: Axes) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"names": ["a", "b"], "units": ["x", "y"], "estimate": [0.5, None],
+                              "low": [0.1, None], "high": [0.9, None]})  # fmt: skip
+    km.plot.forest(frame, ax, labels="names")
+    assert rows_labels(ax) == ["a"]
+    uneven = [{"estimate": 1.0}, {"estimate": 0.5, "low": 0.1, "high": 0.9}]
+    km.plot.forest(uneven, Figure().subplots())
+    steps = [{"step": 1, "loss": 2.0}, {"step": 2}]
+    assert lines(km.plot.curves(steps, Figure().subplots()), "curve")[0].get_xdata().tolist() == [1]
+
+
 # ---- spread ----
 
 

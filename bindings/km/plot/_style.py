@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from km._kmviz import paint_hex
 from km.draw._common import figure, model_name, number, records, visible
 from km.errors import ArgumentError
+from km.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,17 +127,18 @@ def counts(values: Sequence[int], noun: str = "") -> str:
 
 def units_of(source: Any) -> dict[str, str]:
     """Units by column, where the source knows them."""
-    return dict(getattr(source, "units", {}) or {})
+    return source.units if isinstance(source, Table) else {}
 
 
 def names_of(source: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the columns."""
-    known = getattr(source, "names", None)
-    return list(known) if known is not None else list(rows[0]) if rows else []
+    if isinstance(source, Table):
+        return source.names
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def rows_of(source: Any, needed: Iterable[str], what: str) -> list[dict[str, Any]]:
-    """The rows; a column that is missing is an error which names those that are there.
+    """The rows, with None where one lacks a column that others have.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def rows_of(source: Any, needed: Iterable[str], what: str) -> list[dict[str, Any
     for name in needed:
         if name not in names:
             raise ArgumentError(f"{what} needs a column {name!r}; there are {', '.join(names)}")
-    return rows
+    return rows if isinstance(source, Table) else [dict.fromkeys(names) | row for row in rows]
 
 
 def with_unit(name: str, unit: str) -> str:
