@@ -135,11 +135,12 @@ def steady(output: Any, name: str) -> Any:
 
 
 def scrub(value: Any, paths: dict[str, str]) -> Any:
-    """The value with every path and every time in its texts replaced."""
+    """The value with every time and every one of these paths (and dates) in its texts replaced."""
     if isinstance(value, str):
+        value = TIME.sub("(time)", value)
         for path, name in paths.items():
             value = value.replace(path, name)
-        return TIME.sub("(time)", value)
+        return value
     if isinstance(value, list):
         return [scrub(item, paths) for item in value]
     if isinstance(value, dict):

@@ -173,8 +173,9 @@ def test_what_must_not_be_stored(tool: ModuleType) -> None:
 
 
 def test_times_and_paths_are_taken_out(tool: ModuleType) -> None:
-    value = {"text": ["at 2031-02-03T04:05:06.123Z in /home/ada/x.db", 3]}
-    assert tool.scrub(value, {"/home/ada": "~"}) == {"text": ["at (time) in ~/x.db", 3]}
+    value = {"text": ["2031-02-03: at 2031-02-03T04:05:06.123Z in /home/ada/x.db", 3]}
+    places = {"/home/ada": "~", "2031-02-03": "(date)"}
+    assert tool.scrub(value, places) == {"text": ["(date): at (time) in ~/x.db", 3]}
 
 
 def test_runs_are_stored_alike(tool: ModuleType) -> None:
