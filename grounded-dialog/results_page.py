@@ -307,7 +307,8 @@ def _read_survey(found: Figures) -> Iterator[str]:
     if found.has("match"):
         yield (
             "A few hundred dialogues do not teach an encoder which words mean the same; matching "
-            "words, as the shipped selector does, stands in for it."
+            "words, as the shipped selector does, stands in for it. Whether that adds to BM25 is in "
+            "the tests below."
         )
 
 
@@ -431,7 +432,8 @@ of embeddings, and stay as they are. *Matching words* adds how alike candidates,
 earlier choices are by their words.
 
 Differences are tested on credit averaged over seeds, paired by turn, with whole dialogues drawn
-anew (bootstrap) or their signs flipped; they say nothing about other training data.
+anew (bootstrap) or their signs flipped; they say nothing about other training data, nor, where
+there is one seed, about other seeds.
 """
 _INTRO = {
     "flodial": """
@@ -446,9 +448,9 @@ and for up to 30 with patience.
     "flodial-held-out": """
 The same dialogues; every dialogue on three of the eleven flowcharts (brake_problem, ticking,
 wireless) is kept from training and validation and tested as unseen. The PyTorch program named
-above fell to 3 to 7 % on unseen flowcharts, with random at about 2.5. What differs between the
-rows is what encoders read, words or a language model's hidden states; selectors without history
-and the fused one were left out here.
+above fell to 3 to 7 % on unseen flowcharts, with random at about 2.5. Planned here is the
+disentangled selector alone, on words and on a language model's hidden states, with and without
+scheduled sampling.
 """,
     "survey": """
 Written for this project's demonstration (`data/ask_the_survey`); it shows how the method works
