@@ -307,8 +307,8 @@ def _read_survey(found: Figures) -> Iterator[str]:
     if found.has("match"):
         yield (
             "A few hundred dialogues do not teach an encoder which words mean the same; matching "
-            "words, as the shipped selector does, stands in for it. Whether that adds to BM25 is in "
-            "the tests below."
+            "words, as the shipped selector does, stands in for it. Whether that adds to BM25 is "
+            "in the tests below."
         )
 
 
