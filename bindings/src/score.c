@@ -87,6 +87,7 @@ typedef struct rows_job {
     uint64_t seed;
     const uint64_t *streams, *counters;
     int32_t *ids;
+    const int32_t *given;
     double *logprobs;
     float *out;
 } rows_job;
@@ -149,7 +150,7 @@ static km_status take_top(const rows_job *job, km_error *err) {
 }
 
 static km_status take_at(const rows_job *job, km_error *err) {
-    return km_rows_at(job->logprobs, job->ids, job->logits.data, job->logits.shape[0], job->model,
+    return km_rows_at(job->logprobs, job->given, job->logits.data, job->logits.shape[0], job->model,
                       err);
 }
 
@@ -204,7 +205,7 @@ FUNCTION(rows_at) {
         km_arg_view(&in, "ids", KM_I32, "(B)", &ids) &&
         km_args_same_length(&in, "ids", ids.n, "logits", job.logits.shape[0]) &&
         (result = new_array(module, KM_F64, ids.n, -1, (void **)&job.logprobs)) != NULL) {
-        job.ids = ids.data;
+        job.given = ids.data;
         result = run_rows(module, result, &job, take_at);
     }
     km_args_clear(&in);
