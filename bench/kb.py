@@ -103,7 +103,7 @@ def opening(path: str) -> float:
     for _ in range(9):
         start = time.perf_counter()
         kb = km.KnowledgeBase(path)
-        kb.query("SELECT count(*) FROM runs")
+        kb.sql("SELECT count(*) FROM runs")
         times.append(time.perf_counter() - start)
         kb.close()
     return statistics.median(times)

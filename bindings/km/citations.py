@@ -293,7 +293,7 @@ def known_works(kb: KnowledgeBase | None = None) -> dict[str, Work]:
     """Works by key: those of the knowledge base where there is one, and those that km ships."""
     if kb is None:
         return dict(_shipped())
-    return _shipped() | {str(row["key"]): row for row in kb.query("SELECT * FROM works").rows()}
+    return _shipped() | {str(row["key"]): row for row in kb.sql("SELECT * FROM works").rows()}
 
 
 def sources(measure: str) -> tuple[str, ...]:
@@ -338,7 +338,7 @@ def cited_works(target: str, kb: KnowledgeBase | None = None) -> list[Work]:
 def _measure_of(run: int, kb: KnowledgeBase | None) -> str:
     if kb is None:
         raise ArgumentError(f"run {run} of which knowledge base? Give its file")
-    found = kb.query("SELECT measure FROM runs WHERE id = ?", [run])["measure"]
+    found = kb.sql("SELECT measure FROM runs WHERE id = ?", [run])["measure"]
     if not found:
         raise NotFoundError(f"{kb.path} has no run {run}")
     return str(found[0])

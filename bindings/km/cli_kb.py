@@ -118,7 +118,7 @@ def run_query(args: argparse.Namespace) -> int:
     sql = sys.stdin.read() if args.sql == "-" else args.sql
     with _open(args.kb) as kb:
         params = [_number_or_text(value) for value in args.params]
-        _show(kb.query(sql, params, timeout=args.timeout), args.json)
+        _show(kb.sql(sql, params, timeout=args.timeout), args.json)
     return 0
 
 

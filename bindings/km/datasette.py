@@ -51,9 +51,7 @@ def datasette_metadata(kb: KnowledgeBase) -> dict[str, Any]:
         Descriptions of the tables, and each question of :meth:`KnowledgeBase.questions` as a canned
         query. A parameter that is left empty has the question's default.
     """
-    present = set(
-        kb.query("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")["name"]
-    )
+    present = set(kb.sql("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")["name"])
     about = kb.info()
     return {
         "title": "Knowledge base of km",

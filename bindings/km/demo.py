@@ -84,7 +84,7 @@ def _talk(model: Model, kb: KnowledgeBase) -> None:
     from km.dialog.conversation import CONVERSATION_ID, chat
 
     sql = "SELECT count(*) AS n FROM runs WHERE measure = ? AND status = 'done'"
-    if kb.query(sql, [CONVERSATION_ID])["n"] == [0]:
+    if kb.sql(sql, [CONVERSATION_ID])["n"] == [0]:
         with chat(kb, model=model) as talk:
             for question in QUESTIONS:
                 talk.ask(question)

@@ -144,7 +144,7 @@ class KnowledgeBase:
 
     def _renew_taxonomy(self) -> None:
         """Load the package's taxonomy where there is none or an older version of it."""
-        rows = self.query("SELECT value FROM meta WHERE key = 'taxonomy_version'")["value"]
+        rows = self.sql("SELECT value FROM meta WHERE key = 'taxonomy_version'")["value"]
         text = taxonomy_text()
         if rows and int(rows[0]) >= json.loads(text)["version"]:
             return
@@ -176,7 +176,7 @@ class KnowledgeBase:
         text = taxonomy if is_text else json.dumps(taxonomy)
         with self.transaction():
             self._kb.load_taxonomy(text)  # type: ignore[arg-type]
-            return self.query(
+            return self.sql(
                 "SELECT what, key, problem, ours, theirs FROM taxonomy_conflicts"
                 " WHERE source = 'km' ORDER BY what, key"
             )
@@ -217,7 +217,7 @@ class KnowledgeBase:
                 run = self._record_run(result, key, note)
             evidence = [_plain_record(row) for row in getattr(result, "evidence", ())]
             self._kb.put_evidence(run, canonical_json(evidence))
-            if not len(self.query("SELECT 1 FROM verdicts WHERE run = ?", [run])):
+            if not len(self.sql("SELECT 1 FROM verdicts WHERE run = ?", [run])):
                 judge_result(self, result, run)
         return run
 
@@ -236,7 +236,7 @@ class KnowledgeBase:
     def _has_run(self, run: int, result: Result) -> bool:
         """Whether a run begun while measuring is this base's, and still without a result."""
         sql = "SELECT 1 FROM runs WHERE id = ? AND measure = ? AND key IS NULL"
-        return len(self.query(sql, [run, result.measure])) == 1
+        return len(self.sql(sql, [run, result.measure])) == 1
 
     def add_model(self, model: Mapping[str, Any]) -> int:
         """Record a model (as ``Model.describe()`` gives it) when its fingerprint is new.
@@ -398,7 +398,7 @@ class KnowledgeBase:
 
     # ---- asking ----
 
-    def query(
+    def sql(
         self,
         sql: str,
         params: Sequence[Any] | Mapping[str, Any] | None = None,

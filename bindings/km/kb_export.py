@@ -109,10 +109,10 @@ def _export_table(kb: KnowledgeBase, name: str, folder: Path, format: str) -> di
     """Write one table; its entry in ``schema.json``."""
     columns = [
         {"name": row["name"], "type": row["type"], "not_null": bool(row["notnull"])}
-        for row in kb.query(f"PRAGMA table_info({name})").rows()
+        for row in kb.sql(f"PRAGMA table_info({name})").rows()
     ]
-    keys = kb.query("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", [name])
-    references = kb.query(
+    keys = kb.sql("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", [name])
+    references = kb.sql(
         'SELECT "table" AS t, "from" AS f, "to" AS k FROM pragma_foreign_key_list(?)'
         " ORDER BY id, seq",
         [name],
@@ -142,7 +142,7 @@ def _pages(
     while True:
         where = "" if last is None else f"WHERE ({keys}) > ({marks})"
         sql = f"SELECT {names} FROM {name} {where} ORDER BY {keys} LIMIT {_PAGE}"
-        rows = list(kb.query(sql, last, timeout=3600.0).rows())
+        rows = list(kb.sql(sql, last, timeout=3600.0).rows())
         if rows:
             yield rows
         if len(rows) < _PAGE:

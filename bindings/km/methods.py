@@ -98,7 +98,7 @@ def methods_of_run(kb: KnowledgeBase, run: int) -> Methods:
     from km.report.kinds import kind_of
     from km.result import stored_provenance
 
-    found = kb.query("SELECT measure FROM runs WHERE id = ? AND status = 'done'", [run])
+    found = kb.sql("SELECT measure FROM runs WHERE id = ? AND status = 'done'", [run])
     if not len(found):
         raise NotFoundError(f"{kb.path} has no finished run {run}")
     measure = str(found["measure"][0])
@@ -111,7 +111,7 @@ def methods_of_run(kb: KnowledgeBase, run: int) -> Methods:
 
 def _tables(kb: KnowledgeBase, run: int) -> list[Table]:
     sql = "SELECT c.key FROM chunks AS c JOIN run_chunks AS r ON r.chunk = c.id WHERE r.run = ?"
-    found = (kb.load_chunk(str(key)) for key in kb.query(sql + " ORDER BY c.id", [run])["key"])
+    found = (kb.load_chunk(str(key)) for key in kb.sql(sql + " ORDER BY c.id", [run])["key"])
     return [table for table in found if table is not None]
 
 

@@ -260,7 +260,7 @@ def find_calibration(
 
 
 def _stored(kb: KnowledgeBase, fingerprint: str) -> Calibration | None:
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT r.parameters FROM runs AS r JOIN models AS m ON m.id = r.model "
         "WHERE r.measure = ? AND r.status = 'done' AND m.fingerprint = ? "
         "ORDER BY r.id DESC LIMIT 1",
@@ -303,7 +303,7 @@ def calibrate_study(
     from km.studies.priming_result import STUDY_ID, PrimingStudy, probe_rows
 
     if run is None:
-        runs = kb.query(
+        runs = kb.sql(
             "SELECT max(id) AS id FROM runs WHERE measure = ? AND status = 'done'", [STUDY_ID]
         )
         run = runs["id"][0]

@@ -197,7 +197,7 @@ def stored_provenance(
     NotFoundError
         There is no such run, it has not finished, or it is of another measure.
     """
-    found = kb.query(
+    found = kb.sql(
         "SELECT r.measure, r.version, r.parameters, r.seed, r.km_version, r.cpu, r.blas_core, "
         "r.started AS time, r.command, r.status, r.key, r.model FROM runs AS r WHERE r.id = ?",
         [run],
@@ -208,7 +208,7 @@ def stored_provenance(
     key, model = provenance.pop("key"), provenance.pop("model")
     del provenance["status"]
     provenance["parameters"] = json.loads(provenance["parameters"])
-    models = kb.query(
+    models = kb.sql(
         "SELECT name, path, fingerprint, tokenizer_hash, precision, architecture, n_parameters "
         "FROM models WHERE id = ?",
         [model],

@@ -55,9 +55,9 @@ class Taxonomy:
     def _read(self) -> None:
         kb = self._kb
         columns = "id, parent, name, kind, summary, evidence, survey_section, depth"
-        self.nodes = list(kb.query(f"SELECT {columns} FROM nodes ORDER BY tree_enter").rows())
+        self.nodes = list(kb.sql(f"SELECT {columns} FROM nodes ORDER BY tree_enter").rows())
         self.evidence = list(kb.ask("evidence-on-node", node="root").rows()) if self.nodes else []
-        works = kb.query(
+        works = kb.sql(
             "SELECT e.node, e.relation, e.evidence, w.key, w.title, w.year FROM edges AS e"
             " JOIN works AS w ON w.key = e.work ORDER BY w.year, w.key"
         )
@@ -297,7 +297,7 @@ class Taxonomy:
         """
         if node not in self._by_id:
             raise NotFoundError(f"the taxonomy has no node {node!r}")
-        works = self._kb.query(
+        works = self._kb.sql(
             "SELECT * FROM works WHERE (origin = 'user' OR :own = 0) AND (:node = 'root' OR key IN"
             " (SELECT e.work FROM edges AS e"
             " JOIN nodes AS d ON d.id = e.node JOIN nodes AS n ON n.id = :node"
@@ -345,7 +345,7 @@ class Taxonomy:
 
         if (node is None) != (relation is None):
             raise ArgumentError("node and relation are given together or not at all")
-        here = {row["key"]: row for row in self._kb.query("SELECT * FROM works").rows()}
+        here = {row["key"]: row for row in self._kb.sql("SELECT * FROM works").rows()}
         works = [entry_to_work(entry) for entry in read_entries(_text(source))]
         works = [_with_ours(work, here.get(work["key"])) for work in works]
         edges = [
@@ -407,20 +407,20 @@ def _content(kb: KnowledgeBase, own: bool) -> dict[str, Any]:
     """The taxonomy in the form of km's own file."""
     mine = "WHERE origin = 'user'" if own else ""
     moved = "OR shipped_parent IS NOT NULL"
-    nodes = kb.query(
+    nodes = kb.sql(
         "SELECT id, parent, name, kind, summary, evidence, survey_section, shipped_parent, origin"
         f" FROM nodes {mine} {moved if own else ''} ORDER BY tree_enter"
     )
-    works = kb.query(
+    works = kb.sql(
         "SELECT key, title, authors, year, venue, arxiv, verified_by, note, origin FROM works"
         f" {mine} ORDER BY year, key"
     )
-    edges = kb.query(
+    edges = kb.sql(
         f"SELECT work, node, relation, evidence, note, origin FROM edges {mine}"
         " ORDER BY work, node, relation"
     )
     of_user = "WHERE m.status = 'user'"
-    measures = kb.query(
+    measures = kb.sql(
         "SELECT m.id, m.module, m.title, m.status, (SELECT json_group_array(node) FROM"
         " (SELECT node FROM measure_nodes WHERE measure = m.id ORDER BY node)) AS nodes"
         f" FROM measures AS m {of_user if own else ''} ORDER BY m.id"
@@ -436,7 +436,7 @@ def _content(kb: KnowledgeBase, own: bool) -> dict[str, Any]:
     }
     if not own:
         places: dict[str, list[str]] = {}
-        for row in kb.query("SELECT work, node FROM seed_places ORDER BY work, position").rows():
+        for row in kb.sql("SELECT work, node FROM seed_places ORDER BY work, position").rows():
             places.setdefault(row["work"], []).append(row["node"])
         content["seed_places"] = places
     return content

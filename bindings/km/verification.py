@@ -97,7 +97,7 @@ def _compare(
 
 
 def _stored(kb: KnowledgeBase, run: int) -> Recall | LensResult:
-    measures = kb.query("SELECT measure FROM runs WHERE id = ?", [run])["measure"]
+    measures = kb.sql("SELECT measure FROM runs WHERE id = ?", [run])["measure"]
     if not len(measures):
         raise NotFoundError(f"{kb.path} has no run {run}")
     if measures[0] == RECALL_ID:

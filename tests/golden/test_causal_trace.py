@@ -134,14 +134,14 @@ def test_resumes_from_a_knowledge_base(tiny: km.Model, tmp_path: Path) -> None:
     with km.KnowledgeBase(tmp_path / "kb.db") as kb:
         with pytest.raises(KeyboardInterrupt):
             km.causal_trace(tiny, facts, window=2, kb=kb, progress=stop)
-        stored = kb.query("SELECT count(*) AS n FROM chunks")["n"][0]
+        stored = kb.sql("SELECT count(*) AS n FROM chunks")["n"][0]
         assert stored == 2 and kb.runs()["status"] == ["cancelled"]
         result = km.causal_trace(tiny, facts, window=2, kb=kb)
-        assert kb.query("SELECT count(*) AS n FROM chunks")["n"][0] == 3
+        assert kb.sql("SELECT count(*) AS n FROM chunks")["n"][0] == 3
         again = km.CausalTrace.from_knowledge_base(kb, result.run or 0)
         assert again.table["p_restored"] == result.table["p_restored"]
         assert again.effects["aie"] == result.effects["aie"]
-        nodes = kb.query("SELECT DISTINCT node FROM evidence")["node"]
+        nodes = kb.sql("SELECT DISTINCT node FROM evidence")["node"]
         assert nodes == ["causal-tracing"]
 
 

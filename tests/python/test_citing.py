@@ -91,7 +91,7 @@ def test_a_paragraph_says_what_was_measured(base: Path) -> None:
     with km.KnowledgeBase(base, read_only=True) as kb:
         made = kb.methods(1)
         recall = km.Recall.from_knowledge_base(kb, 1)
-        key = kb.query("SELECT key FROM runs WHERE id = 1")["key"][0]
+        key = kb.sql("SELECT key FROM runs WHERE id = 1")["key"][0]
     unit = unit_of(recall.provenance)
     assert unit is not None
     model = recall.provenance["model"]

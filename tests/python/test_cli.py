@@ -348,7 +348,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     kept = chunks(path)
     assert 1 <= len(kept) < 8
     with km.KnowledgeBase(path) as kb:
-        assert kb.query("SELECT status FROM runs")["status"] == ["cancelled"]
+        assert kb.sql("SELECT status FROM runs")["status"] == ["cancelled"]
     again = run(*command[3:])
     assert again.returncode == 0, again.stderr
     assert chunks(path)[: len(kept)] == kept and len(chunks(path)) == 8

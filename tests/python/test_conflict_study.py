@@ -343,11 +343,11 @@ def test_a_stopped_study_goes_on(
         read = ConflictStudy.from_knowledge_base(kb, second.run or 0)
         assert read.lines == second.lines
         assert read.conclusion == second.conclusion
-        recorded = kb.query("SELECT measure, status FROM runs WHERE id = ?", [second.run])
+        recorded = kb.sql("SELECT measure, status FROM runs WHERE id = ?", [second.run])
         assert recorded.row(0) == {"measure": "conflict.study", "status": "done"}
-        judged = kb.query("SELECT count(*) AS n FROM verdicts")["n"][0]
+        judged = kb.sql("SELECT count(*) AS n FROM verdicts")["n"][0]
         assert judged == len(second.verdicts) == 9
-        running = kb.query("SELECT count(*) AS n FROM runs WHERE status = 'running'")
+        running = kb.sql("SELECT count(*) AS n FROM runs WHERE status = 'running'")
         assert running["n"][0] == 0
         other = km.studies.conflict(
             learned, **options | {"real": replace(SHORT, steps=5)}, kb=kb, progress=False

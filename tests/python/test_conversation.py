@@ -74,12 +74,12 @@ def test_every_turn_is_kept_as_it_is_answered(kb: km.KnowledgeBase) -> None:
     talk = chat(kb, selector=BM25())
     talk.ask("What is knowledge editing?")
     sql = "SELECT count(*) AS n FROM run_chunks WHERE run = ?"
-    assert kb.query(sql, [talk.run])["n"] == [1]
+    assert kb.sql(sql, [talk.run])["n"] == [1]
     talk.ask("Which wine goes with salmon?")
     talk.close()
     talk.close()
-    assert kb.query(sql, [talk.run])["n"] == [2]
-    row = kb.query("SELECT measure, status FROM runs WHERE id = ?", [talk.run]).row(0)
+    assert kb.sql(sql, [talk.run])["n"] == [2]
+    row = kb.sql("SELECT measure, status FROM runs WHERE id = ?", [talk.run]).row(0)
     assert row == {"measure": "dialog.conversation", "status": "done"}
     assert len(talk.rows) == len(talk.replies[0].candidates) + 1
 

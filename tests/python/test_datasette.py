@@ -65,7 +65,7 @@ def test_a_number_as_text(study: Path, metadata: dict[str, dict]) -> None:
 
 def test_tables_are_described(study: Path, metadata: dict[str, dict]) -> None:
     with km.KnowledgeBase(study, read_only=True) as kb:
-        tables = set(kb.query("SELECT name FROM sqlite_schema WHERE type = 'table'")["name"])
-        views = set(kb.query("SELECT name FROM sqlite_schema WHERE type = 'view'")["name"])
+        tables = set(kb.sql("SELECT name FROM sqlite_schema WHERE type = 'table'")["name"])
+        views = set(kb.sql("SELECT name FROM sqlite_schema WHERE type = 'view'")["name"])
     assert set(metadata["tables"]) <= tables | views
     assert {"nodes", "works", "runs", "ledger", "verdicts"} <= set(metadata["tables"])

@@ -408,7 +408,7 @@ def test_the_study_in_a_knowledge_base(llama: km.Model, tmp_path: Path) -> None:
         cases = distinct(CASES)
         with pytest.raises(KeyboardInterrupt):
             km.studies.decoders(llama, cases=cases, kb=kb, progress=stop)
-        kept = int(kb.query("SELECT count(*) AS n FROM chunks")["n"][0])
+        kept = int(kb.sql("SELECT count(*) AS n FROM chunks")["n"][0])
         assert kept >= 3
         whole = km.studies.decoders(llama, cases=cases, kb=kb).of[0]
         assert whole.n_measured == len(whole.chunks) - kept

@@ -50,7 +50,7 @@ def test_facts_are_followed(demo: tuple[Path, km.Recall]) -> None:
     folder, recall = demo
     asked = set(recall.table["prompt"])
     with km.KnowledgeBase(folder / "study.db", read_only=True) as kb:
-        rows = kb.query("SELECT parameters ->> 'prompt' AS prompt FROM runs WHERE measure = ?"
+        rows = kb.sql("SELECT parameters ->> 'prompt' AS prompt FROM runs WHERE measure = ?"
                         " ORDER BY id", ["memorization.lens"])  # fmt: skip
     assert len(set(rows["prompt"])) == 3 and set(rows["prompt"]) <= asked
     widest = max(

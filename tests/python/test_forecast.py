@@ -214,7 +214,7 @@ def test_knowledge_base_and_command(
     assert main([*words, "--calibration", str(path)]) == 0
     assert "'mauve': P =" in capsys.readouterr().out
     with km.KnowledgeBase(base) as kb:
-        runs = kb.query("SELECT measure, parameters FROM runs")
+        runs = kb.sql("SELECT measure, parameters FROM runs")
         assert runs["measure"] == ["learning.forecast"]
         stored = json.loads(runs["parameters"][0])
         assert stored["recipe_hash"] == recipe_hash(RECIPE)
@@ -241,7 +241,7 @@ def test_a_study_becomes_a_calibration(tiny: km.Model, tmp_path: Path) -> None:
     assert found.n_texts == len(some) and found.n_keywords == len({t.keyword for t in some})
     with km.KnowledgeBase(base) as kb:
         assert find_calibration(tiny, kb=kb).to_json() == found.to_json()
-        assert len(kb.query("SELECT 1 FROM runs WHERE measure = ?", [CALIBRATION_ID])) == 1
+        assert len(kb.sql("SELECT 1 FROM runs WHERE measure = ?", [CALIBRATION_ID])) == 1
         result = km.forecast(tiny, some[0], kb=kb, verify=True)
     (row,) = result.table.rows()
     assert row["inside"] and row["theme"] == some[0].theme

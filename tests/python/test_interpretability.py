@@ -312,7 +312,7 @@ def test_neurons_beside_random_ones(neurons: Any) -> None:
     again = km.KnowledgeNeurons.from_knowledge_base(kb, found.run)
     assert again.effects["difference"] == found.effects["difference"]
     assert again.neurons["neuron"] == found.neurons["neuron"]
-    assert kb.query("SELECT DISTINCT node FROM evidence")["node"] == ["specialised-neurons"]
+    assert kb.sql("SELECT DISTINCT node FROM evidence")["node"] == ["specialised-neurons"]
     suppress, enhance = found.effects.rows()
     assert suppress["n"] == 2 and suppress["change"] < -0.2 < suppress["random"]
     assert abs(suppress["random"]) < 0.1 and abs(enhance["random"]) < 0.1

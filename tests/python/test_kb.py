@@ -164,7 +164,7 @@ def test_whole_taxonomy_is_stored(kb: km.KnowledgeBase) -> None:
         strict=True,
     ):
         assert {k: stored[k] for k in node} == node
-    below = kb.query(
+    below = kb.sql(
         "SELECT d.id FROM nodes AS n JOIN nodes AS d"
         " ON d.tree_enter BETWEEN n.tree_enter AND n.tree_leave WHERE n.id = ?",
         ["fragility"],
@@ -469,22 +469,22 @@ def test_query_refuses_to_change_anything(
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.iterdir())
     with pytest.raises(km.ArgumentError):
-        kb.query(sql)
+        kb.sql(sql)
     assert set(tmp_path.iterdir()) == before
     assert len(kb.taxonomy) == 128
 
 
 def test_query_parameters_limits_and_time(kb: km.KnowledgeBase) -> None:
     sql = "SELECT :a AS a, :b AS b, :c AS c, :d AS d"
-    row = next(kb.query(sql, {"a": 1, "b": 2.5, "c": "知识", "d": None}).rows())
+    row = next(kb.sql(sql, {"a": 1, "b": 2.5, "c": "知识", "d": None}).rows())
     assert row == {"a": 1, "b": 2.5, "c": "知识", "d": None}
     with pytest.raises(km.Error, match="more than 5 rows"):
-        kb.query("SELECT id FROM nodes", max_rows=5)
+        kb.sql("SELECT id FROM nodes", max_rows=5)
     endless = (
         "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
     )
     with pytest.raises(km.CancelledError):
-        kb.query(endless, timeout=0.1)
+        kb.sql(endless, timeout=0.1)
 
 
 def test_search(kb: km.KnowledgeBase) -> None:
@@ -634,7 +634,7 @@ def test_a_second_thread_gets_busy_error(kb: km.KnowledgeBase) -> None:
     def work() -> None:
         started.set()
         with pytest.raises(km.CancelledError):
-            kb.query(endless, timeout=1.0)
+            kb.sql(endless, timeout=1.0)
 
     thread = threading.Thread(target=work)
     thread.start()

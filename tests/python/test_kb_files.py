@@ -200,13 +200,13 @@ def test_export_holds_every_row(two: tuple[Path, Path], tmp_path: Path, format: 
     with km.KnowledgeBase(b, read_only=True) as kb:
         rows = kb.export(out, format)
         schema = json.loads((out / "schema.json").read_text(encoding="utf-8"))
-        tables = kb.query(
+        tables = kb.sql(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'search_%'"
             " AND name NOT LIKE 'sqlite_%'"
         )
         assert set(rows) == set(tables["name"]) == set(schema["tables"])
         for name, about in schema["tables"].items():
-            assert rows[name] == kb.query(f"SELECT count(*) AS n FROM {name}")["n"][0]
+            assert rows[name] == kb.sql(f"SELECT count(*) AS n FROM {name}")["n"][0]
             assert about["rows"] == rows[name]
             if format == "json":
                 read = read_jsonl(out / about["file"])

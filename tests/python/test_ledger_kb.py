@@ -124,7 +124,7 @@ def test_recording_a_run_gives_verdicts(tmp_path: Path) -> None:
         assert set(rows["run"]) == {recall.run}
         own = {row["prediction"]: row for row in rows.rows()}["recall-beats-subject-removed"]
         assert own["estimate"] == pytest.approx(recall.overall.row(0)["gain"])
-        assert len(kb.query(own["rows"])) == sum(len(table) for _, table in recall.chunks)
+        assert len(kb.sql(own["rows"])) == sum(len(table) for _, table in recall.chunks)
         # Found again and recorded again: the same run, no other verdict.
         km.memorization(model, facts(), lens=False, kb=kb)
         again = km.memorization(model, facts(), lens=False)
@@ -139,7 +139,7 @@ def test_a_result_recorded_afterwards_says_that_its_unit_was_not_fixed_before(
     run = kb.record(recall)
     rows = kb.ask("verdicts", node="memorization")
     assert set(rows["basis"]) == {"release"} and set(rows["run"]) == {run}
-    started = kb.query("SELECT started FROM runs")["started"][0]
+    started = kb.sql("SELECT started FROM runs")["started"][0]
     assert started[:23] == recall.provenance["time"][:23]
     # Nothing recorded: the same words.
     alone = {v.prediction.id: v.word for v in ledger.judge_result(None, recall)}
@@ -202,7 +202,7 @@ def test_literature_stands_beside_verdicts_and_is_not_counted_up(
     kb: km.KnowledgeBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = kb.ledger("hyp-modular-region")
-    works = kb.query(
+    works = kb.sql(
         "SELECT count(*) AS n FROM edges WHERE node IN ('hyp-modular-region', 'mlp-memory',"
         " 'specialised-neurons', 'attention-knowledge')"
     )["n"][0]
@@ -238,7 +238,7 @@ def test_what_cannot_be_tested_says_so(kb: km.KnowledgeBase) -> None:
 def test_shipped_predictions_can_be_frozen_in_the_shipped_taxonomy(kb: km.KnowledgeBase) -> None:
     from km.ledger.figures import READERS
 
-    declared = set(kb.query("SELECT id FROM measures")["id"])
+    declared = set(kb.sql("SELECT id FROM measures")["id"])
     for p in ledger.predictions():
         assert not p.measure or p.measure in declared, p.id
         ledger.freeze(kb, [p], unit())
@@ -247,8 +247,8 @@ def test_shipped_predictions_can_be_frozen_in_the_shipped_taxonomy(kb: km.Knowle
         assert all(by_id[name].measure == measure for name in readers)
     tested = [p for p in by_id.values() if p.measure in READERS and p.id in READERS[p.measure]]
     assert len(tested) >= 12
-    available = kb.query("SELECT id FROM measures WHERE status = 'available'")["id"]
-    pointing = kb.query("SELECT DISTINCT measure FROM measure_nodes")["measure"]
+    available = kb.sql("SELECT id FROM measures WHERE status = 'available'")["id"]
+    pointing = kb.sql("SELECT DISTINCT measure FROM measure_nodes")["measure"]
     assert set(available) <= set(pointing)
 
 

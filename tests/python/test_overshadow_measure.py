@@ -163,10 +163,10 @@ def test_rates_resume_and_come_back(tiny: km.Model, tmp_path: Path) -> None:
     made = corpus(2, 2, groups=3, vocabulary=64, first_id=40)
     with km.KnowledgeBase(tmp_path / "k.db") as kb:
         first = rates(tiny, made, kb=kb)
-        chunks = len(kb.query("SELECT key FROM chunks"))
+        chunks = len(kb.sql("SELECT key FROM chunks"))
         again = rates(tiny, made, kb=kb)
         assert again.table["logp_popular"] == first.table["logp_popular"]
-        assert len(kb.query("SELECT key FROM chunks")) == chunks == 1
+        assert len(kb.sql("SELECT key FROM chunks")) == chunks == 1
         assert first.run is not None
         back = km.overshadow.Rates.from_knowledge_base(kb, first.run)
         assert list(back.summary.rows()) == list(first.summary.rows())
@@ -406,9 +406,9 @@ def test_a_law_is_recorded(tmp_path: Path) -> None:
     with km.KnowledgeBase(tmp_path / "k.db") as kb:
         run = kb.record(law)
         assert kb.record(law) == run
-        found = kb.query("SELECT measure, status FROM runs").row(0)
+        found = kb.sql("SELECT measure, status FROM runs").row(0)
         assert found == {"measure": "overshadow.law", "status": "done"}
-        assert len(kb.query("SELECT node FROM evidence WHERE node = 'knowledge-overshadowing'"))
+        assert len(kb.sql("SELECT node FROM evidence WHERE node = 'knowledge-overshadowing'"))
 
 
 # ---- the indicator ----

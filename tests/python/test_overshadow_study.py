@@ -178,9 +178,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with km.KnowledgeBase(path) as kb:
         with pytest.raises(KeyboardInterrupt):
             overshadowing(design=TINY, seeds=2, kb=kb, progress=stop)
-        kept = len(kb.query("SELECT key FROM chunks"))
+        kept = len(kb.sql("SELECT key FROM chunks"))
         assert 5 <= kept <= 7 and seen == [0, 1, 2, 3, 4, 5]
-        assert kb.query("SELECT status FROM runs")["status"] == ["cancelled"]
+        assert kb.sql("SELECT status FROM runs")["status"] == ["cancelled"]
         told: list[Any] = []
         study = overshadowing(design=TINY, seeds=2, kb=kb, announce=told.append, workers=1)
         assert told[0].known == kept and told[0].bytes > 0 and told[0].seconds > 0
@@ -204,7 +204,7 @@ def test_a_study_goes_on_and_comes_back(base: Path) -> None:
 
 def test_the_forecast_is_stored_before_what_it_is_scored_on(base: Path) -> None:
     with km.KnowledgeBase(base) as kb:
-        chunks = kb.query(
+        chunks = kb.sql(
             "SELECT r.measure, c.id, m.data FROM chunks AS c JOIN runs AS r ON r.id = c.run "
             "JOIN measurements AS m ON m.chunk = c.id AND m.row = 0 ORDER BY c.id"
         )
@@ -226,7 +226,7 @@ def test_a_killed_study_trains_again_what_it_had_begun(tmp_path: Path) -> None:
                 break
         process.kill()
     with km.KnowledgeBase(path) as kb:
-        kept = len(kb.query("SELECT key FROM chunks"))
+        kept = len(kb.sql("SELECT key FROM chunks"))
         assert 4 <= kept < 21
         study = overshadowing(design=TINY, seeds=2, kb=kb)
         assert study.n_measured == len(study.chunks) - kept
@@ -268,8 +268,8 @@ def test_jobs_that_end_are_kept_when_another_fails(tmp_path: Path) -> None:
         provenance = make_provenance("overshadow.study", 1, None, {})
         with pytest.raises(ValueError, match="no"):
             ChunkWork(kb, provenance).run_together(jobs, 2, lambda done: None, stop)
-        assert len(kb.query("SELECT key FROM chunks")) == len(begun) <= 2
-        assert kb.query("SELECT status FROM runs")["status"] == ["failed"]
+        assert len(kb.sql("SELECT key FROM chunks")) == len(begun) <= 2
+        assert kb.sql("SELECT status FROM runs")["status"] == ["failed"]
 
 
 def test_more_seeds_use_the_trainings_there_are(base: Path) -> None:

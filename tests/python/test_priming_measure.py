@@ -476,7 +476,7 @@ def test_arms_are_measured_once(
         stored = km.Priming.from_knowledge_base(kb, first.run)
         assert stored.table["logp_after"] == first.table["logp_after"]
         assert repr(stored.arms) == repr(first.arms)
-        assert len(kb.query("SELECT 1 FROM evidence")) == 2
+        assert len(kb.sql("SELECT 1 FROM evidence")) == 2
         with pytest.raises(AssertionError, match="nothing should be"):
             run(tiny, kb=kb, in_context=False, controls=(), presentations=4)
         with pytest.raises(AssertionError, match="nothing should be"):

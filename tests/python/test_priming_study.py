@@ -210,7 +210,7 @@ def test_a_stopped_study_goes_on_and_ends_the_same(
         with pytest.raises(KeyboardInterrupt):
             km.studies.priming(tiny, kb=kb, **OPTIONS)
         monkeypatch.setattr(Learner, "_train", train)
-        stored = kb.query("SELECT count(*) AS n FROM chunks")["n"][0]
+        stored = kb.sql("SELECT count(*) AS n FROM chunks")["n"][0]
         seen: list[str] = []
         found = km.studies.priming(
             tiny, kb=kb, progress=lambda d, t, info: seen.append(info["description"]), **OPTIONS
@@ -230,9 +230,9 @@ def test_a_stopped_study_goes_on_and_ends_the_same(
         assert found.run is not None
         kept = km.studies.PrimingStudy.from_knowledge_base(kb, found.run)
         assert repr(kept) == repr(study)
-        evidence = kb.query("SELECT DISTINCT node FROM evidence")["node"]
+        evidence = kb.sql("SELECT DISTINCT node FROM evidence")["node"]
         assert evidence == ["priming-spread"]
-        statuses = kb.query("SELECT status FROM runs WHERE measure = 'learning.priming_study'")
+        statuses = kb.sql("SELECT status FROM runs WHERE measure = 'learning.priming_study'")
         assert sorted(statuses["status"]) == ["cancelled", "done"]
 
 

@@ -27,4 +27,4 @@ def test_ten_lines(
     assert "country_capital_city" in printed and "Paris" in printed
     assert {path.name for path in tmp_path.iterdir()} >= {"study.db", "recall.svg", "taxonomy.svg"}
     with km.KnowledgeBase("study.db", read_only=True) as kb:
-        assert kb.query("SELECT status FROM runs")["status"] == ["done"]
+        assert kb.sql("SELECT status FROM runs")["status"] == ["done"]

@@ -114,7 +114,7 @@ def test_the_picture_of_the_schema_is_that_of_a_fresh_file(tmp_path: Path) -> No
     tables = diagram.schema(diagram.fresh())
     km.KnowledgeBase(tmp_path / "fresh.db").close()
     with km.KnowledgeBase(tmp_path / "fresh.db", read_only=True) as kb:
-        columns = kb.query(
+        columns = kb.sql(
             "SELECT t.name AS name, c.name AS col FROM sqlite_schema t, pragma_table_info(t.name) c"
             " WHERE t.type = 'table' AND t.name NOT LIKE 'search_index%'"
             " AND t.name NOT LIKE 'sqlite_%'"

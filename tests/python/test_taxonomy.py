@@ -235,7 +235,7 @@ def test_bibtex_of_others(kb: km.KnowledgeBase) -> None:
     assert sorted(outcomes)[:2] == [("edges", "added", 3), ("edges", "differs", 1)]
     assert ("works", "added", 3) in outcomes
     assert ("works", "differs", 1) in outcomes
-    rows = {r["key"]: r for r in kb.query("SELECT * FROM works WHERE origin = 'user'").rows()}
+    rows = {r["key"]: r for r in kb.sql("SELECT * FROM works WHERE origin = 'user'").rows()}
     assert rows["a1"]["title"] == "The LLM of Étude über 50 %"
     assert rows["a1"]["authors"] == (
         "Knuth, Donald E.; The Group and Friends; van Beethoven, Ludwig; and others"
@@ -267,7 +267,7 @@ def test_bibtex_that_is_malformed(kb: km.KnowledgeBase, text: str, why: str) -> 
     with pytest.raises(km.FormatError) as caught:
         kb.taxonomy.from_bibtex(io.StringIO("@misc{good, title={x}}" + text))
     assert why in str(caught.value)
-    assert len(kb.query("SELECT 1 FROM works WHERE key = 'good'")) == 0
+    assert len(kb.sql("SELECT 1 FROM works WHERE key = 'good'")) == 0
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_additions_survive_an_upgrade(kb: km.KnowledgeBase) -> None:
     assert json.loads(kb.taxonomy.to_json(own=True)) == before
     assert kb.taxonomy["brand-new"]["parent"] == "root"
     assert kb.taxonomy["grokking"]["parent"] == "mine"
-    assert len(kb.query("SELECT 1 FROM measure_nodes WHERE measure = 'user.try'")) == 1
+    assert len(kb.sql("SELECT 1 FROM measure_nodes WHERE measure = 'user.try'")) == 1
     assert len(kb.check(full=True)) == 0
 
 

@@ -903,7 +903,7 @@ def test_learning_curves_are_recorded(tiny: km.Model, tmp_path: Path) -> None:
         assert stored.provenance["model"]["fingerprint"] == tiny.fingerprint
         with pytest.raises(km.ArgumentError, match="not trained models"):
             _ = stored.model
-        lineage = kb.query("SELECT count(*) AS n FROM lineage")
+        lineage = kb.sql("SELECT count(*) AS n FROM lineage")
         assert lineage["n"] == [1]
 
         def stop(done: int, total: int, info: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ class Grounds:
         for sentence in self.sentences:
             self._by_topic.setdefault(sentence.topic, []).append(sentence)
         self._index = _index(self.sentences)
-        nodes = kb.query("SELECT id, name FROM nodes").rows()
+        nodes = kb.sql("SELECT id, name FROM nodes").rows()
         self._names = {row["id"]: row["name"] for row in nodes}
         self._stems = [
             {word[:STEM] for word in content_words(name)} for name in self._names.values()
@@ -156,7 +156,7 @@ def shipped_sentences() -> list[Sentence]:
 def node_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
     """The summary of each node of the taxonomy."""
     sql = "SELECT id, name, summary FROM nodes ORDER BY tree_enter"
-    for row in kb.query(sql).rows():
+    for row in kb.sql(sql).rows():
         text = f"{row['name']}: {row['summary']}"
         yield Sentence(f"node:{row['id']}", text, row["id"], "definition", f"node:{row['id']}")
 
@@ -169,7 +169,7 @@ def work_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
         "ORDER BY e.work, e.node, e.relation"
     )
     kinds = {"supports": "for", "proposes": "for", "contradicts": "against"}
-    for row in kb.query(sql).rows():
+    for row in kb.sql(sql).rows():
         year = "" if row["year"] is None else f", {row['year']}"
         note = f": {row['note']}" if row["note"] else ""
         text = (
@@ -193,7 +193,7 @@ def _evidence_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
         "FROM latest_evidence AS e JOIN nodes AS n ON n.id = e.node "
         "JOIN measures AS m ON m.id = e.measure WHERE e.value IS NOT NULL ORDER BY e.id"
     )
-    for row in kb.query(sql).rows():
+    for row in kb.sql(sql).rows():
         name = row["statistic"].replace("_", " ")
         text = (
             f"Measured here on {_model_name(row)}: {name} is {_figure(row)} "
@@ -211,7 +211,7 @@ def _recall_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
         "ON m.id = r.model WHERE r.id IN (SELECT max(id) FROM runs WHERE "
         "measure = 'memorization.recall' AND status = 'done' GROUP BY model)"
     )
-    for run in kb.query(sql).rows():
+    for run in kb.sql(sql).rows():
         for row in kb.ask("facts-by-relation", run=run["id"]).rows():
             interval = stats.wilson(row["recalled"], row["facts"])
             relation = str(row["relation"]).replace("_", " ")

@@ -61,7 +61,7 @@ def _read(source: Any, run: int | None) -> Any:
     kb: KnowledgeBase = source
     if run is None:
         sql = "SELECT max(id) AS run FROM runs WHERE measure = ? AND status = 'done'"
-        run = kb.query(sql, [CONFLICT_ID])["run"][0]
+        run = kb.sql(sql, [CONFLICT_ID])["run"][0]
     if run is None:
         raise NotFoundError(f"{kb.path}: holds no finished run of {CONFLICT_ID}")
     found: Conflict = Conflict.from_knowledge_base(kb, run)

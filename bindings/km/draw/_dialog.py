@@ -145,7 +145,7 @@ def _draw_path(
 
 
 def _stored(kb: KnowledgeBase, run: int | None) -> list[dict[str, Any]]:
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT m.data FROM measurements AS m JOIN chunks AS c ON c.id = m.chunk "
         "JOIN run_chunks AS k ON k.chunk = c.id WHERE k.run = coalesce(?, "
         "(SELECT max(id) FROM runs WHERE measure = ?)) ORDER BY c.id, m.row",
@@ -195,7 +195,7 @@ def dialog(
     turns = _turns(_stored(owner, run) if from_kb else records(source))
     if not turns:
         raise NotFoundError(f"{owner.path}: holds no such conversation")
-    nodes = owner.query("SELECT id, parent, name, kind, summary FROM nodes ORDER BY tree_enter")
+    nodes = owner.sql("SELECT id, parent, name, kind, summary FROM nodes ORDER BY tree_enter")
     cards = _tree(list(nodes.rows()), turns)
     if not cards:
         raise ValueError("no answer of the conversation rests on a node of the taxonomy")

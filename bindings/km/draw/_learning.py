@@ -78,7 +78,7 @@ def _chosen(kb: Any, runs: Sequence[int] | None) -> list[int]:
             raise ArgumentError("runs names no run")
         return [int(run) for run in runs]
     sql = "SELECT id FROM runs WHERE measure = ? AND status = 'done' ORDER BY id DESC"
-    found = [int(run) for run in kb.query(sql, [TRAINING_ID])["id"]]
+    found = [int(run) for run in kb.sql(sql, [TRAINING_ID])["id"]]
     if not found:
         raise NotFoundError(f"{kb.path} has no finished run of {TRAINING_ID}")
     return found[::-1]
@@ -89,7 +89,7 @@ def _tables(kb: Any, run: int) -> list[Any]:
         "SELECT k.key FROM run_chunks AS c JOIN chunks AS k ON k.id = c.chunk"
         " WHERE c.run = ? ORDER BY k.id"
     )
-    tables = [kb.load_chunk(key) for key in kb.query(sql, [run])["key"]]
+    tables = [kb.load_chunk(key) for key in kb.sql(sql, [run])["key"]]
     return [t for t in tables if t is not None and "step" in [c.name for c in t.columns]]
 
 

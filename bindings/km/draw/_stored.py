@@ -78,7 +78,7 @@ def check_source(source: Any, kinds: str) -> None:
 def stored_models(kb: KnowledgeBase) -> dict[str, dict[str, Any]]:
     """Models by fingerprint, in the order they were recorded."""
     sql = "SELECT fingerprint, name, precision, architecture, n_parameters FROM models ORDER BY id"
-    return {row["fingerprint"]: row for row in kb.query(sql).rows()}
+    return {row["fingerprint"]: row for row in kb.sql(sql).rows()}
 
 
 def stored_lineage(kb: KnowledgeBase) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def newest_runs(kb: KnowledgeBase, measure: str) -> dict[str, int]:
         "SELECT m.fingerprint, max(r.id) AS run FROM runs AS r JOIN models AS m ON m.id = r.model"
         " WHERE r.measure = ? AND r.status = 'done' GROUP BY m.id ORDER BY m.id"
     )
-    return {row["fingerprint"]: int(row["run"]) for row in kb.query(sql, [measure]).rows()}
+    return {row["fingerprint"]: int(row["run"]) for row in kb.sql(sql, [measure]).rows()}
 
 
 def chosen_run(kb: KnowledgeBase, measure: str, run: int | None) -> int:
@@ -139,7 +139,7 @@ def chosen_run(kb: KnowledgeBase, measure: str, run: int | None) -> int:
     if run is not None:
         return run
     sql = "SELECT max(id) AS id FROM runs WHERE measure = ? AND status = 'done'"
-    found = kb.query(sql, [measure])["id"][0]
+    found = kb.sql(sql, [measure])["id"][0]
     if found is None:
         raise NotFoundError(f"{kb.path} has no finished run of {measure}")
     return int(found)

@@ -118,7 +118,7 @@ def freeze(
 
 def _times(kb: KnowledgeBase, unit: Unit, basis: Basis) -> dict[str, str]:
     """When the predictions frozen for a unit were, by their digests."""
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT prediction, frozen FROM freezings WHERE unit = ? AND basis = ?",
         [unit.digest, basis],
     )
@@ -217,7 +217,7 @@ def _record(
     }
     known = {name: value for name, value in _plain_record(row).items() if value is not None}
     verdict = kb._kb.put_verdict(run, canonical_json(known))
-    found = kb.query("SELECT frozen, judged FROM ledger WHERE verdict = ?", [verdict])
+    found = kb.sql("SELECT frozen, judged FROM ledger WHERE verdict = ?", [verdict])
     return found["frozen"][0], found["judged"][0]
 
 

@@ -158,7 +158,7 @@ def general(
     from km.ledger.page import _read
     from km.ledger.verdicts import verdict_word
 
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT content FROM predictions WHERE id = ?1 AND (?2 IS NULL OR version = ?2)"
         " ORDER BY version DESC LIMIT 1",
         [prediction, version],
@@ -195,7 +195,7 @@ def _by_family(
     kb: KnowledgeBase, digest: str, families: Mapping[str, str]
 ) -> dict[str, list[tuple[str, float, float]]]:
     """Name, estimate and half width of each model's newest verdict with an interval, by family."""
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT l.model, l.fingerprint, l.estimate, (l.high - l.low) / 2 AS half, m.architecture"
         " FROM ledger AS l LEFT JOIN models AS m ON m.fingerprint = l.fingerprint"
         " WHERE l.verdict IN (SELECT max(verdict) FROM ledger WHERE prediction_digest = ?1"

@@ -67,11 +67,11 @@ class NodeLedger:
 
     def __init__(self, kb: KnowledgeBase, id: str) -> None:
         self.node = kb.taxonomy[id]
-        self.works = list(kb.query(_WORKS, [id]).rows())
+        self.works = list(kb.sql(_WORKS, [id]).rows())
         self.verdicts = list(kb.ask("verdicts", node=id).rows())
-        found = kb.query(_NODE_OF, [id])
+        found = kb.sql(_NODE_OF, [id])
         self._node_of = dict(zip(found["prediction"], found["node"], strict=True))
-        below = kb.query(
+        below = kb.sql(
             "SELECT d.id FROM nodes AS n JOIN nodes AS d"
             " ON d.tree_enter BETWEEN n.tree_enter AND n.tree_leave WHERE n.id = ?",
             [id],
@@ -82,7 +82,7 @@ class NodeLedger:
     def _open(self, kb: KnowledgeBase, below: set[str]) -> Iterator[Prediction]:
         """Newest version of each prediction on these nodes that no verdict is about."""
         judged = {(row["prediction"], row["version"]) for row in self.verdicts}
-        frozen = kb.query("SELECT content FROM predictions ORDER BY id, version")["content"]
+        frozen = kb.sql("SELECT content FROM predictions ORDER BY id, version")["content"]
         known = {p.id: p for p in [*predictions(), *map(_read, frozen)]}
         for name in sorted(known):
             here = sorted(below.intersection(known[name].nodes))

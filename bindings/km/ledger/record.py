@@ -86,9 +86,9 @@ def freeze_for_run(kb: KnowledgeBase, provenance: Mapping[str, Any]) -> None:
 
 def _acceptable(kb: KnowledgeBase, wanted: Iterable[Prediction]) -> list[Prediction]:
     """Predictions that the base's taxonomy has a place for, and that did not change in it."""
-    rows = kb.query("SELECT measure, node FROM measure_nodes")
+    rows = kb.sql("SELECT measure, node FROM measure_nodes")
     places = set(zip(rows["measure"], rows["node"], strict=True))
-    known = kb.query("SELECT id, version, digest FROM predictions")
+    known = kb.sql("SELECT id, version, digest FROM predictions")
     digests = {(row["id"], row["version"]): row["digest"] for row in known.rows()}
     out = []
     for prediction in wanted:
@@ -211,7 +211,7 @@ def _basis(kb: KnowledgeBase | None, run: int | None, prediction: Prediction, un
     """Whether the prediction was frozen for this unit before the run and its rows."""
     if kb is None:
         return "release"
-    early = kb.query(
+    early = kb.sql(
         "SELECT 1 FROM freezings AS f JOIN runs AS r ON r.id = :run WHERE f.prediction = :p"
         " AND f.unit = :u AND f.basis = 'before' AND f.frozen <= r.started AND NOT EXISTS ("
         "  SELECT 1 FROM run_chunks AS rc JOIN chunks AS c ON c.id = rc.chunk"

@@ -46,12 +46,12 @@ def atlas(kb: KnowledgeBase, taxonomy: Taxonomy, verdicts: Verdicts) -> dict[str
         }
         for node in taxonomy.nodes
     ]
-    works = list(kb.query(_WORKS).rows())
+    works = list(kb.sql(_WORKS).rows())
     numbers = {work["key"]: number for number, work in enumerate(works)}
-    for row in kb.query(_EDGES).rows():
+    for row in kb.sql(_EDGES).rows():
         edge = [numbers[row["work"]], row["relation"], row["evidence"], row["note"] or ""]
         nodes[place[row["node"]]].setdefault("works", []).append(edge)
-    for row in kb.query(_MEASURES).rows():
+    for row in kb.sql(_MEASURES).rows():
         measure = [row["id"], row["status"], row["title"] or ""]
         nodes[place[row["node"]]].setdefault("measures", []).append(measure)
     _add_measured(nodes, place, taxonomy, verdicts)

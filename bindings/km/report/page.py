@@ -151,7 +151,7 @@ def render_report(kb: KnowledgeBase, runs: Iterable[int] | None = None) -> str:
 
 
 def _title(kb: KnowledgeBase) -> str:
-    names = list(dict.fromkeys(kb.query("SELECT name FROM models ORDER BY id")["name"]))
+    names = list(dict.fromkeys(kb.sql("SELECT name FROM models ORDER BY id")["name"]))
     if not names:
         return "A knowledge base without measured models"
     if len(names) == 1:
@@ -176,7 +176,7 @@ def _cards(info: Mapping[str, str]) -> list[dict[str, str]]:
 def _models(kb: KnowledgeBase, grids: Grids) -> Grid:
     names = ("model", "precision", "architecture", "parameters", "fingerprint", "recorded")
     heads = [Head(name, number=name == "parameters") for name in names]
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT name, precision, architecture, n_parameters, substr(fingerprint, 1, 12),"
         " substr(recorded, 1, 10) FROM models ORDER BY id"
     )
@@ -186,7 +186,7 @@ def _models(kb: KnowledgeBase, grids: Grids) -> Grid:
 def _lineage(kb: KnowledgeBase, pictures: Pictures) -> str | None:
     from km import draw
 
-    if not len(kb.query("SELECT 1 FROM lineage LIMIT 1")):
+    if not len(kb.sql("SELECT 1 FROM lineage LIMIT 1")):
         return None
     return pictures.take(draw.lineage(kb).svg)
 

@@ -33,7 +33,7 @@ def newest_recall(kb: KnowledgeBase, run: int | None = None) -> Recall:
     """
     if run is None:
         sql = "SELECT max(id) AS id FROM runs WHERE measure = ? AND status = 'done'"
-        run = kb.query(sql, [RECALL_ID])["id"][0]
+        run = kb.sql(sql, [RECALL_ID])["id"][0]
     if run is None:
         raise NotFoundError(
             f"{kb.path} has no finished recall run; make one with: km measure memorization"

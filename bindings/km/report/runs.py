@@ -190,12 +190,12 @@ def finding_groups(rows: Iterable[Mapping[str, Any]]) -> list[FindingGroup]:
 
 def _turns(kb: KnowledgeBase, run: int) -> list[Turn]:
     """What was asked and answered, in order."""
-    rows = kb.query(
+    rows = kb.sql(
         "SELECT m.data FROM run_chunks AS rc JOIN measurements AS m ON m.chunk = rc.chunk"
         " WHERE rc.run = ? ORDER BY rc.chunk, m.row",
         [run],
     )
-    names = {row["id"]: row["name"] for row in kb.query("SELECT id, name FROM nodes").rows()}
+    names = {row["id"]: row["name"] for row in kb.sql("SELECT id, name FROM nodes").rows()}
     turns: dict[int, Turn] = {}
     for row in (json.loads(data) for data in rows["data"]):
         turn = turns.setdefault(row["turn"], Turn(row["user"], row["response"], "", "", ""))
@@ -225,7 +225,7 @@ def _draw(page: RunPage, kind: Kind, kb: KnowledgeBase, result: Any, pictures: P
 
 
 def _evidence(kb: KnowledgeBase, run: int, grids: Grids) -> list[Grid]:
-    found = kb.query(
+    found = kb.sql(
         "SELECT n.name AS node, e.statistic, e.value, e.low, e.high, e.n, e.unit,"
         " CAST(e.baseline AS TEXT) AS baseline, e.note FROM evidence AS e"
         " JOIN nodes AS n ON n.id = e.node WHERE e.run = ? ORDER BY e.id",
@@ -246,7 +246,7 @@ def _rows(
     shown: Sequence[Table],
 ) -> list[Grid]:
     """The rows of the run's chunks that are not shown yet, one grid for each set of columns."""
-    keys = kb.query(
+    keys = kb.sql(
         "SELECT c.key, c.columns, c.n_rows FROM run_chunks AS rc"
         " JOIN chunks AS c ON c.id = rc.chunk WHERE rc.run = ? ORDER BY c.id",
         [run],

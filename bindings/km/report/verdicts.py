@@ -95,13 +95,13 @@ def read_verdicts(kb: KnowledgeBase) -> Verdicts:
     """The verdicts of a knowledge base."""
     known = {
         row["digest"]: Prediction.from_dict(json.loads(row["content"]))
-        for row in kb.query("SELECT digest, content FROM predictions").rows()
+        for row in kb.sql("SELECT digest, content FROM predictions").rows()
     }
     places: dict[str, list[dict[str, Any]]] = {}
-    for row in kb.query(_PLACES).rows():
+    for row in kb.sql(_PLACES).rows():
         places.setdefault(row["prediction"], []).append(row)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in kb.query(_VERDICTS).rows():
+    for row in kb.sql(_VERDICTS).rows():
         rows.setdefault(row["prediction_digest"], []).append(row)
     nodes: dict[str, NodeVerdicts] = {}
     by_run: dict[int, list[Said]] = {}
@@ -149,6 +149,6 @@ def _in_order(kb: KnowledgeBase, nodes: dict[str, NodeVerdicts]) -> list[NodeVer
 
 def _open(kb: KnowledgeBase) -> list[tuple[Prediction, list[str]]]:
     found = kb.ledger("root").open
-    names = {row["id"]: row["name"] for row in kb.query("SELECT id, name FROM nodes").rows()}
+    names = {row["id"]: row["name"] for row in kb.sql("SELECT id, name FROM nodes").rows()}
     ordered = sorted(found, key=lambda p: (bool(p.not_testable), p.id))
     return [(p, [names[node] for node in p.nodes if node in names]) for p in ordered]

@@ -188,7 +188,7 @@ def recall_of(kb: KnowledgeBase | None, model: Model) -> Recall | None:
         "SELECT r.id FROM runs AS r JOIN models AS m ON m.id = r.model WHERE r.measure = ? "
         "AND r.status = 'done' AND m.fingerprint = ? ORDER BY r.id DESC LIMIT 1"
     )
-    found = kb.query(sql, [RECALL_ID, model.fingerprint])
+    found = kb.sql(sql, [RECALL_ID, model.fingerprint])
     return Recall.from_knowledge_base(kb, found["id"][0]) if len(found) else None
 
 

@@ -330,7 +330,7 @@ class _Study:
         if self.kb is None:
             return set()
         sql = "SELECT key FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
-        return set(self.kb.query(sql, [json.dumps(list(keys))])["key"])
+        return set(self.kb.sql(sql, [json.dumps(list(keys))])["key"])
 
     # ---- shared ----
 

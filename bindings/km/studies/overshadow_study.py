@@ -217,7 +217,7 @@ class _Study:
     def _known(self, key: str) -> bool:
         if self.kb is None:
             return False
-        return len(self.kb.query("SELECT 1 FROM chunks WHERE key = ?", [key])) == 1
+        return len(self.kb.sql("SELECT 1 FROM chunks WHERE key = ?", [key])) == 1
 
     def sizes(self) -> list[float]:
         """Parameters of each size."""

@@ -241,7 +241,7 @@ class _Study:
         if self.kb is None:
             return 0
         sql = "SELECT count(*) AS n FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
-        return int(self.kb.query(sql, [json.dumps(keys)])["n"][0])
+        return int(self.kb.sql(sql, [json.dumps(keys)])["n"][0])
 
     def _jobs(self, arms: Sequence[Arm], keys: dict[int, str]) -> Iterator[Job]:
         for group in same_weights(arms):
