@@ -400,7 +400,7 @@ class KnowledgeBase:
 
     def sql(
         self,
-        sql: str,
+        statement: str,
         params: Sequence[Any] | Mapping[str, Any] | None = None,
         *,
         timeout: float = 60.0,
@@ -410,7 +410,7 @@ class KnowledgeBase:
 
         Parameters
         ----------
-        sql : str
+        statement : str
         params : sequence (for ``?``) or mapping (for ``:name``), optional
         timeout : float
             Seconds, after which the statement is stopped.
@@ -426,7 +426,7 @@ class KnowledgeBase:
         """
         given = None if params is None else canonical_json(params)
         timeout_ms = max(1, math.ceil(timeout * 1000.0))
-        return Table.wrap(self._kb.query(sql, given, timeout_ms, max_rows))
+        return Table.wrap(self._kb.query(statement, given, timeout_ms, max_rows))
 
     def ask(self, name: str, **params: Any) -> Table:
         """The answer to a named question (see :meth:`questions`).
