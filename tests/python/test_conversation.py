@@ -131,6 +131,7 @@ def test_overlap_weighs_rare_words(kb: km.KnowledgeBase) -> None:
         ("The lens reads a layer through the unembedding.", True),
         ("It was found in 12 layers.", False),  # a figure the sentence lacks
         ("Bananas grow on tall tropical plants.", False),
+        ("A lens is a lens.", False),  # the question's words alone
         ("", False),
     ],
 )

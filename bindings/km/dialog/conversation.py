@@ -400,16 +400,21 @@ def _whole_sentences(text: str) -> str:
 
 
 def is_grounded(said: str, question: str, sentence: str) -> bool:
-    """Whether an answer has no figure that the sentence lacks, and mostly its words."""
-    words = content_words(said)
-    if not words:
+    """Whether an answer has no figure that the sentence lacks, and mostly its words.
+
+    What only repeats the question is no answer: at least half of the words are the sentence's, and
+    one of these is not in the question.
+    """
+    words = [_stem(word) for word in content_words(said)]
+    if not words or not set(_NUMBER.findall(said)) <= set(_NUMBER.findall(sentence)):
         return False
-    if not set(_NUMBER.findall(said)) <= set(_NUMBER.findall(sentence)):
-        return False
-    known = {_stem(word) for word in [*content_words(sentence), *content_words(question)]}
     own = {_stem(word) for word in content_words(sentence)}
-    shared = [_stem(word) in known for word in words]
-    return sum(shared) >= 0.7 * len(words) and any(_stem(word) in own for word in words)
+    asked = {_stem(word) for word in content_words(question)}
+    return (
+        sum(word in own or word in asked for word in words) >= 0.7 * len(words)
+        and sum(word in own for word in words) >= 0.5 * len(words)
+        and any(word in own and word not in asked for word in words)
+    )
 
 
 def _stem(word: str) -> str:
