@@ -262,8 +262,8 @@ def _read_flodial(found: Figures) -> Iterator[str]:
             "history (12 epochs): history helps as far as it is right."
         )
         yield (
-            f"Context only is {_than(context, 56.1)} the PyTorch program's. That program trained it for 10 epochs, with one seed; "
-            "what else differs was not looked into."
+            f"Context only is {_than(context, 56.1)} the PyTorch program's. That program "
+            "trained it for 10 epochs, with one seed; what else differs was not looked into."
         )
     yield (
         "Every flowchart of the test part has dialogues in training, so this says how well a known "
