@@ -46,9 +46,9 @@ RELATIONS = (
 PER_RELATION = 16
 SEED = 0
 QUESTIONS = (
-    "How well does the model here know capitals?",
+    "What was measured here about capital cities?",
     "What is knowledge overshadowing?",
-    "And what speaks against it?",
+    "Does it grow with model size?",
     "Which wine goes with salmon?",
 )
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from km.dialog.dialogues import Sentence
-from km.dialog.grounds import Grounds, content_words, shipped_sentences
+from km.dialog.grounds import Grounds, content_words, is_of_work, shipped_sentences
 from km.display import escape
 from km.errors import ArgumentError
 from km.result import canonical_json, content_key, make_provenance
@@ -45,6 +45,11 @@ NOTHING_FITS = (
 )
 SAY_MORE = "What would you like to know? Ask about a mechanism, a work or a measurement."
 _INSTRUCTION = "Answer in one or two short sentences. Say only what the note says."
+_LITERATURE = re.compile(
+    r"\b(works?|papers?|stud(y|ies)|literature|articles?|authors?|who|whose|source|references?|cite|"
+    r"publish\w*|propos\w*|evidence|support\w*|contradict\w*|against|survey\w*)\b",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 ROW_COLUMNS = (
@@ -162,9 +167,13 @@ class Conversation:
         words = content_words(text)
         if not is_on_topic(self.grounds, words, follows=bool(self._used)):
             return []
-        found = self.grounds.search(words, FOUND)
         topic = self.grounds.of_topic(self._used[-1].topic) if self._used else []
-        every = dict.fromkeys([*found, *topic[:OF_TOPIC]])
+        if self._used and len(words) < 2:  # "And what speaks against it?" is about what was said
+            words = [*words, *content_words(self.grounds.topic_name(self._used[-1].topic))]
+        found = self.grounds.search(words, 4 * FOUND)
+        if not asks_for_works(text):
+            found, topic = ([one for one in some if not is_of_work(one)] for some in (found, topic))
+        every = dict.fromkeys([*found[:FOUND], *topic[:OF_TOPIC]])
         return [sentence for sentence in every if sentence not in self._used]
 
     def _answer(self, text: str, found: Sequence[Sentence]) -> Reply:
@@ -328,6 +337,15 @@ def shipped_selector() -> DiffKS:
 # that no test is made of.
 FIRST_RULE = (-3.56, 1.35, 0.443)
 FOLLOWING_RULE = (-0.762, 2.83, -0.0791)
+
+
+def asks_for_works(text: str) -> bool:
+    """Whether a question is about the literature or what speaks for and against something.
+
+    Sentences about works repeat the names of what they are about, so that they would be the best
+    match of nearly every question.
+    """
+    return _LITERATURE.search(text) is not None
 
 
 def is_on_topic(grounds: Grounds, words: Sequence[str], follows: bool) -> bool:

@@ -28,6 +28,7 @@ _RELATIONS = {
 }
 _MARKS = {"known": " (general knowledge, not checked)", "guess": " (our reading, to be checked)"}
 STEM = 6  # letters by which words of names and questions are compared
+WORK_PREFIX = "edge:"  # of the ids of sentences about works
 _WORD = re.compile(r"\w+")
 # Words that say how something is asked rather than what about.
 _COMMON_WORDS = """
@@ -115,9 +116,9 @@ class Grounds:
         return (known / sum(weights) if words else 0.0), max(held.values(), default=0.0)
 
     def names_node(self, words: Sequence[str]) -> bool:
-        """Whether the words hold a node's whole name, where that has two words or more."""
+        """Whether the words hold a node's whole name; a name of one word has to be all of them."""
         asked = {word[:STEM] for word in words}
-        return any(len(name) > 1 and name <= asked for name in self._stems)
+        return any(name <= asked if len(name) > 1 else name == asked for name in self._stems)
 
     def _rows_with(self, word: str) -> list[int]:
         sql = "SELECT rowid FROM sentences WHERE sentences MATCH ?"
@@ -176,9 +177,14 @@ def work_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
             f'"{row["title"]}" ({row["authors"]}{year}) {_RELATIONS[row["relation"]]} '
             f"{row['name']}{note}{_MARKS.get(row['evidence'], '')}."
         )
-        id = f"edge:{row['work']}:{row['node']}:{row['relation']}"
+        id = f"{WORK_PREFIX}{row['work']}:{row['node']}:{row['relation']}"
         kind = kinds.get(row["relation"], "example")
         yield Sentence(id, text, row["node"], kind, f"work:{row['work']}")
+
+
+def is_of_work(sentence: Sentence) -> bool:
+    """Whether it is one of :func:`work_sentences`."""
+    return sentence.id.startswith(WORK_PREFIX)
 
 
 def measured_sentences(kb: KnowledgeBase) -> Iterator[Sentence]:
