@@ -182,3 +182,18 @@ def text_line(graph: Graph, label: str, title: str, left: float, y: float, **opt
         label, title=title, shape="plain", stroke="none", align="left", x=left + 0.5 * width, y=y,
         width=width, height=12.0, **options,
     )  # fmt: skip
+
+
+def share_scale(graph: Graph, width: float, top: float, bottom: float) -> None:
+    """Lines and figures of a scale from 0 to 1 that is `width` points wide."""
+    for step in range(6):
+        x = width * step / 5.0
+        graph.add_node(
+            title="", shape="box", fill="grid", stroke="none", x=x, y=0.5 * (top + bottom),
+            width=1.0, height=bottom - top,
+        )  # fmt: skip
+        for y in (top - 8.0, bottom + 8.0):
+            graph.add_node(
+                f"{step / 5.0:.1f}", title="", shape="plain", stroke="none", text="muted",
+                size=9.0, x=x, y=y,
+            )  # fmt: skip

@@ -16,6 +16,7 @@ from km.draw._common import (
     number,
     records,
     share,
+    share_scale,
     visible,
 )
 from km.errors import NotFoundError
@@ -166,17 +167,7 @@ def _draw_random(graph: Graph, row: Mapping[str, Any], y: float) -> None:
 
 
 def _draw_scale(graph: Graph, top: float, bottom: float) -> None:
-    for step in range(6):
-        x = PLOT * step / 5.0
-        graph.add_node(
-            title="", shape="box", fill="grid", stroke="none", x=x, y=0.5 * (top + bottom),
-            width=0.8, height=bottom - top,
-        )  # fmt: skip
-        for y in (top - 8.0, bottom + 8.0):
-            graph.add_node(
-                f"{step / 5.0:.1f}", title="", shape="plain", stroke="none", text="muted",
-                size=9.0, x=x, y=y,
-            )  # fmt: skip
+    share_scale(graph, PLOT, top, bottom)
     _text(graph, "ratio [interval]", PLOT + GAP, top - 8.0, text="muted", size=9.0)
     _text(graph, "n", PLOT + GAP + N_AT, top - 8.0, text="muted", size=9.0, align="right")
 

@@ -17,6 +17,7 @@ from km.draw._common import (
     number,
     records,
     share,
+    share_scale,
     visible,
 )
 from km.picture import Picture
@@ -65,20 +66,6 @@ def _hover(row: Mapping[str, Any]) -> str:
         if number(row.get(name)) is not None:
             lines.append(f"{label} {share(row[name])}")
     return hover("\n".join(lines))
-
-
-def _draw_scale(graph: Graph, top: float, bottom: float) -> None:
-    for step in range(6):
-        x = PLOT * step / 5.0
-        graph.add_node(
-            title="", shape="box", fill="grid", stroke="none", x=x, y=0.5 * (top + bottom),
-            width=1.0, height=bottom - top,
-        )  # fmt: skip
-        for y in (top - 8.0, bottom + 8.0):
-            graph.add_node(
-                f"{step / 5.0:.1f}", title="", shape="plain", stroke="none", text="muted",
-                size=9.0, x=x, y=y,
-            )  # fmt: skip
 
 
 def _draw_marks(graph: Graph, row: Mapping[str, Any], y: float, title: str) -> None:
@@ -158,7 +145,7 @@ def _draw_rows(graph: Graph, rows: list[dict[str, Any]], overall: list[dict[str,
     places += [start + ROW * i for i in range(len(overall))]
     for i, (row, y) in enumerate(zip(rows + overall, places, strict=True)):
         _draw_row(graph, row, y, i % 2 == 0, i >= len(rows))
-    _draw_scale(graph, -0.5 * ROW - 2.0, places[-1] + 0.5 * ROW + 2.0)
+    share_scale(graph, PLOT, -0.5 * ROW - 2.0, places[-1] + 0.5 * ROW + 2.0)
     _draw_header(graph, -0.5 * ROW - 10.0)
     for row, y in zip(rows + overall, places, strict=True):
         _draw_marks(graph, row, y, _hover(row))
