@@ -96,6 +96,14 @@ def steering(model: km.Model) -> None:
     )
 
 
+def knowledge_neurons(model: km.Model) -> None:
+    """Four capitals under four wordings, one of them held out."""
+    facts = km.datasets.facts(CAPITALS).select(per_relation=4)
+    result = km.knowledge_neurons(model, facts, templates=[0, 1, 2, 3], progress=False)
+    print(result)
+    print(result.effects)
+
+
 def knowledge_circuit(model: km.Model) -> None:
     """France against Italy, and the same circuit on other countries."""
     circuit = km.knowledge_circuit(model, PROMPTS[0], PROMPTS[1], " Paris", " Rome")
@@ -127,6 +135,7 @@ MEASURES: tuple[Callable[[km.Model], None], ...] = (
     causal_trace,
     activation_patching,
     steering,
+    knowledge_neurons,
     knowledge_circuit,
     overshadow,
 )
